@@ -1,0 +1,127 @@
+"""What an exporter is: one file that speaks to one tracker, inside a worker process.
+
+The worker decodes the log's batches and hands the exporter the records of one run, in the log's order. The exporter gives
+them to the tracker and says what became of each point. It keeps nothing that the next worker process would need, except its
+`state` (a small JSON object per run) and `Memory`, both of which come back exactly as they were committed with the cursor:
+so the same chunk, delivered again after a crash, leads to the same calls.
+
+Errors tell what can be done:
+
+    ExportError
+    ├── Retryable     the tracker is down, slow or busy: the whole chunk again, later, without limit
+    └── Paused        nothing works until somebody does something (a schema, a key, a missing package): try now and then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from tracelet.core.metrics import Record
+
+__all__ = ["Dead", "ExportError", "Exporter", "Item", "Memory", "Outcome", "Paused", "Retryable", "Run"]
+
+
+class ExportError(Exception):
+    """Delivering failed as a whole; the message is shown by `tracelet status`."""
+
+
+class Retryable(ExportError):
+    """It will work later without anybody's help."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class Paused(ExportError):
+    """It will not work until somebody does what the message says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The run that records belong to.
+
+    Attributes:
+        target: the tracker's absolute URI.
+        created: wall time of the run's start.
+    """
+
+    run_id: str
+    name: str
+    project: str
+    target: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A record with its place in the log."""
+
+    lsn: int
+    seq: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A point that this tracker will never take, and why."""
+
+    item: Item
+    error: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the points of one `export` call: each is in exactly one of the four.
+
+    Attributes:
+        delivered: stored as they are.
+        collapsed: the tracker keeps one of several identical points.
+        rerouted: stored in another form.
+        dead: never to be stored.
+        state: the run's exporter state from now on (JSON-able).
+        stamps: entries to be added to `Memory`.
+    """
+
+    delivered: int = 0
+    collapsed: int = 0
+    rerouted: int = 0
+    dead: list[Dead] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    stamps: dict[int, int] = field(default_factory=dict)
+
+
+class Memory(Protocol):
+    """A run's keyed memory, as large as it must be: 64-bit signed integers, committed with the cursor."""
+
+    def recall(self, keys: Sequence[int]) -> Mapping[int, int]:
+        """The entries of these keys; unknown ones are left out."""
+
+
+class Exporter(Protocol):
+    """One tracker. Used by one thread."""
+
+    kind: ClassVar[str]
+    batch_points: ClassVar[int]  # how many points one call should carry, at best
+
+    def export(self, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory) -> Outcome:
+        """Deliver records of one run.
+
+        Args:
+            run: the run; it is made in the tracker, or found again, when needed.
+            items: records in the log's order; may hold no points.
+            state: what the last committed call left in `Outcome.state`; empty at first.
+            memory: the run's memory.
+
+        Returns:
+            What became of every point, and the new state.
+
+        Raises:
+            Retryable: nothing of this call counts, though some of it may have arrived: it comes again, the same.
+            Paused: likewise, but somebody must do something first.
+        """
+
+    def close(self) -> None:
+        """Let go of the tracker."""

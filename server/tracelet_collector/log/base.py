@@ -1,0 +1,217 @@
+"""The durable log, behind the interface that the rest of the collector speaks.
+
+A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend a
+cursor with its counts; and the dead letters. `append`, `commit` and `bury` are durable when they return. Today SQLite keeps
+it (`sqlite.py`); a team that outgrows one machine will keep it in NATS JetStream, so nothing here assumes SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tracelet.core.metrics import RunStatus
+from tracelet.proto.v1 import collector_pb2 as wire
+
+__all__ = [
+    "Append",
+    "BackendCursor",
+    "Chunk",
+    "DeadLetter",
+    "Log",
+    "LogFailed",
+    "Progress",
+    "RunRow",
+    "SequenceGap",
+    "Stored",
+    "StreamRow",
+]
+
+
+class LogFailed(Exception):
+    """The log could not make something durable. Nothing of what was under way counts; what was acked before still does."""
+
+
+class SequenceGap(Exception):
+    """A batch starts after the first position that is not durable: positions were skipped without a word."""
+
+    def __init__(self, next_seq: int, got: int) -> None:
+        self.next_seq = next_seq
+        self.got = got
+        super().__init__(f"the batch starts at {got}, but the log continues at {next_seq}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """A stream as the log knows it."""
+
+    stream: int
+    run_id: str
+    writer_id: str
+    epoch: int
+    owner: bool
+    next_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A validated batch to be appended. What the log has already is trimmed, and the bytes stored as they came otherwise."""
+
+    stream: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored batch."""
+
+    lsn: int
+    stream: int
+    points: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive stored batches of one run, for delivery.
+
+    Attributes:
+        after: the lsn before the first batch, as the cursor has it.
+        until: the lsn of the last batch; what a cursor is moved to.
+        points: points in `batches`.
+        dictionaries: for every stream in `batches`, the `TagDef`s (serialised) that came before the chunk.
+    """
+
+    run_id: str
+    after: int
+    until: int
+    points: int
+    batches: Sequence[Stored]
+    dictionaries: Mapping[int, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A point that a backend will never take."""
+
+    run_id: str
+    backend: str
+    lsn: int
+    seq: int
+    name: str
+    error: str
+    point: str  # JSON, for people: name, value, step, wall_time
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What delivering a chunk came to: committed together with the cursor, in one transaction.
+
+    Attributes:
+        until: the chunk's last lsn.
+        delivered, collapsed, rerouted: points, by what became of them. `dead` is counted from the letters.
+        dead: the letters.
+        state: the exporter's own state after the chunk (JSON); None leaves it as it is.
+        stamps: entries of the exporter's keyed memory to be added or replaced (see `Log.recall`).
+    """
+
+    until: int
+    delivered: int = 0
+    collapsed: int = 0
+    rerouted: int = 0
+    dead: Sequence[DeadLetter] = ()
+    state: str | None = None
+    stamps: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCursor:
+    """Where a backend stands with a run.
+
+    Attributes:
+        lag_points: points in the log behind the cursor.
+        oldest: wall time at which the oldest undelivered batch became durable; None when nothing is left.
+        settled: nothing is left, no points and no events.
+        state: the exporter's state (JSON), empty at the start.
+    """
+
+    run_id: str
+    kind: str
+    lsn: int
+    delivered: int
+    collapsed: int
+    rerouted: int
+    dead: int
+    lag_points: int
+    oldest: float | None
+    settled: bool
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the log knows it."""
+
+    spec: wire.RunSpec
+    status: RunStatus
+    ended: float | None
+    labels: Mapping[str, str]
+    durable: int
+    dropped: int
+
+
+class Log(Protocol):
+    """Thread-safe. Writers are serialised inside; readers never wait for them."""
+
+    def open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
+        """The stream of a writer's epoch, made (with its run and its cursors) when it is new. Durable.
+
+        A run that is known keeps its first name, project and backends; a backend it does not have yet is added, with its
+        cursor at the beginning.
+
+        Raises:
+            LogFailed: it could not be written.
+        """
+
+    def dictionary(self, stream: int) -> Mapping[int, bytes]:
+        """The stream's durable `TagDef`s (serialised), by id."""
+
+    def append(self, batches: Sequence[Append]) -> list[int | SequenceGap]:
+        """Append batches in one transaction: group commit.
+
+        Returns:
+            For each batch the stream's next position, durable now, or a `SequenceGap` (that batch alone is refused).
+
+        Raises:
+            LogFailed: nothing of this call counts. The log has given up the handle, and works again, on a new one, only
+                when everything that was acked before is known to be on the disk.
+        """
+
+    def runs(self, run_id: str | None = None) -> list[RunRow]:
+        """All runs, or one, oldest first."""
+
+    def streams(self, run_id: str) -> list[StreamRow]:
+        """The streams of a run."""
+
+    def cursors(self, run_id: str | None = None) -> list[BackendCursor]:
+        """All cursors, or those of one run."""
+
+    def read(self, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
+        """What comes after the cursor of a run's backend: at least one batch, or None."""
+
+    def commit(self, run_id: str, kind: str, progress: Progress) -> None:
+        """Move a cursor, with the counts, the dead letters and the exporter's state. Durable.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+        """
+
+    def recall(self, run_id: str, kind: str, keys: Sequence[int]) -> Mapping[int, int]:
+        """Entries of an exporter's keyed memory (signed 64-bit key to signed 64-bit value); unknown keys are left out."""
+
+    def dead_letters(self, run_id: str | None = None) -> list[DeadLetter]:
+        """The dead letters, oldest first."""
+
+    def close(self) -> None:
+        """Close all handles. What was acked is durable already."""
