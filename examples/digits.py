@@ -1,6 +1,9 @@
-"""Trains a small classifier on scikit-learn's digits, and logs it with TensorBoard's SummaryWriter. That is all it knows.
+"""Trains a small classifier on scikit-learn's digits and logs it with TensorBoard's SummaryWriter.
 
-python examples/digits.py --epochs 20 --log-dir runs/digits
+This is all the script knows of. Run it as it is, or with `tracelet run` in front:
+
+    python examples/digits.py --epochs 20 --log-dir runs/digits
+    tracelet run examples/digits.py --epochs 20 --log-dir runs/digits
 """
 
 from __future__ import annotations
