@@ -1,0 +1,42 @@
+"""tracelet: the metrics of unmodified training scripts, whole, in MLflow, Weights & Biases and ClearML.
+
+    import tracelet
+    tracelet.start_logging(project="digits")   # or: tracelet run train.py
+
+Importing tracelet is cheap: everything else is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tracelet.version import __version__
+
+if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
+    from tracelet.core.metrics import MetricType
+    from tracelet.interface import get_active_experiment, start_logging, stop_logging
+
+__all__ = ["Experiment", "MetricType", "__version__", "get_active_experiment", "start_logging", "stop_logging"]
+
+_HOMES = {
+    "Experiment": "tracelet.core.experiment",
+    "MetricType": "tracelet.core.metrics",
+    "get_active_experiment": "tracelet.interface",
+    "start_logging": "tracelet.interface",
+    "stop_logging": "tracelet.interface",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tracelet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,116 @@
+"""Finds the local collector, or starts one: at most one for each home, however many scripts start at once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracelet.errors import CollectorError
+
+__all__ = ["Endpoint", "ensure", "find", "start"]
+
+_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+_POLL = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A collector that says it serves.
+
+    Attributes:
+        address: a gRPC target.
+        pid: its process.
+        version: tracelet's version there.
+    """
+
+    address: str
+    pid: int
+    version: str
+
+
+def find(home: Path) -> Endpoint | None:
+    """The collector of a home, as it announced itself; None when none does, or its process is gone."""
+    try:
+        said = json.loads((home / "endpoint.json").read_text())
+        endpoint = Endpoint(str(said["address"]), int(said["pid"]), str(said["version"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return endpoint if _accepts(endpoint.address) else None
+
+
+def ensure(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
+    """The collector of a home; started when there is none.
+
+    Args:
+        home: tracelet's home.
+        deadline: seconds.
+        idle: seconds after which one that is started here exits when it has nothing to do.
+
+    Raises:
+        CollectorError: none came up in time; the message says where its own words are.
+    """
+    until = time.monotonic() + deadline
+    if (endpoint := find(home)) is not None:
+        return endpoint
+    with _only_starter(home, until):
+        if (endpoint := find(home)) is not None:
+            return endpoint
+        start(home, idle)
+        while time.monotonic() < until:
+            if (endpoint := find(home)) is not None:
+                return endpoint
+            time.sleep(_POLL)
+    raise CollectorError(f"no collector came up for {home}; what it said is in {home / 'collector.err'}")
+
+
+def start(home: Path, idle: float | None = None) -> None:
+    """Start a collector that outlives this process. It ends by itself when another serves the home already."""
+    command = [sys.executable, "-m", "tracelet_collector", "serve", "--home", str(home)]
+    if idle is not None:
+        command += ["--idle", str(idle)]
+    environment = {name: os.environ[name] for name in _KEEP if name in os.environ}
+    # Through a shell that ends at once: the collector is nobody's child, so the user's os.wait() never meets it, and it
+    # stays no zombie. It inherits neither descriptors, terminal, folder nor environment of the script.
+    shell = ["/bin/sh", "-c", 'err=$1; shift; "$@" </dev/null >>"$err" 2>&1 &', "sh", str(home / "collector.err")]
+    try:
+        subprocess.run(shell + command, cwd="/", env=environment, start_new_session=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CollectorError(f"cannot start a collector for {home}: {error}") from error
+
+
+def _accepts(address: str) -> bool:
+    """Whether somebody listens there. (A socket file may be stale; a lock would disturb a collector that is starting.)"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(address.removeprefix("unix:"))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def _only_starter(home: Path, until: float) -> Iterator[None]:
+    """One process at a time starts a collector; the others wait, and find it."""
+    lock = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    raise CollectorError(f"another process has been starting a collector for {home} for too long") from None
+                time.sleep(_POLL)
+        yield
+    finally:
+        os.close(lock)

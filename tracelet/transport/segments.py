@@ -1,0 +1,114 @@
+"""The segments of a spool as its writer sees them: mapped memory, on disk while there is room, in RAM when there is not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from tracelet.spoolfile.directory import SpoolDirectory
+from tracelet.spoolfile.slots import SEGMENT_SIZE, SegmentHeader
+
+__all__ = ["RAM_SEGMENTS", "Segments", "default_cap"]
+
+GIB: Final = 1024**3
+RAM_SEGMENTS: Final = 4
+_POPULATE: Final = getattr(mmap, "MAP_POPULATE", 0)
+
+
+def default_cap(home: Path) -> int:
+    """Bytes that one spool may take: 2 GiB or a tenth of the disk, whichever is less, but two segments at least."""
+    disk = os.statvfs(home)
+    return max(min(2 * GIB, disk.f_blocks * disk.f_frsize // 10), 2 * SEGMENT_SIZE)
+
+
+class Segments:
+    """Numbered segments, found by number without a lock.
+
+    A segment file is allocated whole (`posix_fallocate`): a sparse mapping would kill the process by SIGBUS on a full disk.
+    When the disk refuses, a bounded number of anonymous segments takes its place: their records are at risk until they are
+    acked. When those are used up too, there is no segment, and records are dropped and counted.
+
+    Attributes:
+        mapped: segment by number; threads read it, and publish in it by `setdefault`.
+    """
+
+    def __init__(self, directory: SpoolDirectory, epoch: int, cap: int) -> None:
+        self.mapped: dict[int, mmap.mmap] = {}
+        self._directory = directory
+        self._epoch = epoch
+        self._cap = cap
+        self._files: dict[int, Path] = {}
+        self._ram: dict[int, None] = {}
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes of segment files."""
+        return len(self._files) * SEGMENT_SIZE
+
+    @property
+    def at_risk(self) -> bool:
+        """Some records are in RAM alone."""
+        return bool(self._ram)
+
+    def make(self, number: int) -> mmap.mmap | None:
+        """Make segment `number`, unless another thread was faster.
+
+        Returns:
+            The segment, or None: the cap is reached, or neither disk nor the RAM allowance has room.
+        """
+        if (there := self.mapped.get(number)) is not None:
+            return there
+        path: Path | None = None
+        if self.on_disk + SEGMENT_SIZE <= self._cap:
+            path = self._directory.segment_path(number, uuid.uuid4().hex[:8])
+            try:
+                mine = _map_file(path, SegmentHeader(number, self._epoch))
+            except OSError:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                path = None
+                if len(self._ram) >= RAM_SEGMENTS:
+                    return None
+                mine = mmap.mmap(-1, SEGMENT_SIZE)
+        else:
+            return None
+        winner = self.mapped.setdefault(number, mine)
+        if winner is not mine:
+            if path is not None:
+                path.unlink(missing_ok=True)
+        elif path is not None:
+            self._files[number] = path
+        else:
+            self._ram[number] = None
+        return winner
+
+    def release(self, before: int) -> None:
+        """Let go of all segments with a number below `before`: their records are durable elsewhere."""
+        for number in [number for number in self.mapped if number < before]:
+            # Not closed: a thread that is late in a slot that was given up may still hold it. The last reference unmaps.
+            del self.mapped[number]
+            self._ram.pop(number, None)
+            if (path := self._files.pop(number, None)) is not None:
+                path.unlink(missing_ok=True)
+
+
+def _map_file(path: Path, header: SegmentHeader) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, SEGMENT_SIZE)
+        else:
+            zeros = bytes(1024 * 1024)
+            for _ in range(SEGMENT_SIZE // len(zeros)):
+                os.write(descriptor, zeros)
+        # Populated at once: no page fault in the middle of a user's call.
+        segment = mmap.mmap(descriptor, SEGMENT_SIZE, flags=mmap.MAP_SHARED | _POPULATE)
+    finally:
+        os.close(descriptor)
+    raw = header.pack()
+    segment[: len(raw)] = raw
+    return segment
