@@ -1,0 +1,178 @@
+"""Which label a SummaryWriter's metrics carry, and what each metric is called in the run.
+
+A run may have several writers, and they may use the same tags. Their log dirs keep them apart:
+
+- A label is the last component of a log dir that nobody generated.
+- A second writer that is known before the first point is written gives labels to all of them; otherwise the first
+  writer carries none, and later ones do.
+- What was decided stays: for the run's other processes and when it is resumed too, by a `LabelStore`.
+
+Nothing here holds a lock of this process: a signal handler or a `__del__` may log in the middle of any line. Decisions
+are made so that making them twice gives the same, and published by `dict.setdefault`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+from tracelet.core.guard import say
+from tracelet.core.labelstore import Decisions, LabelStore
+
+__all__ = ["LabelStore", "LabelTable", "WriterPrefix", "label_of", "normalise"]
+
+WriterPrefix: TypeAlias = Literal["auto", "always", "never"]
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# What nobody chose: SummaryWriter's own `Nov22_04-05-06_host` (its month follows the locale), Lightning's `version_3`,
+# and digits, also as a date or a time writes them.
+_GENERATED: Final = re.compile(r"[^\W\d_]+\.?\d{2}_\d{2}-\d{2}-\d{2}(_.*)?|version_\d+|\d+([-_:T]+\d+)*")
+
+
+def normalise(log_dir: object) -> str:
+    """A log dir as the writers of a run are told apart by: absolute, without `.` and `..`. URLs stay as they are."""
+    path = str(log_dir)
+    if not path:
+        return ""
+    return path.rstrip("/") if _SCHEME.match(path) else os.path.abspath(path)
+
+
+def label_of(log_dir: str) -> str:
+    """The last component of a log dir that nobody generated; the last one when all were."""
+    components = [part for part in _SCHEME.sub("", log_dir).split("/") if part.strip()]
+    for part in reversed(components):
+        if not _GENERATED.fullmatch(part):
+            return part
+    return components[-1] if components else "writer"
+
+
+class LabelTable:
+    """The labels of one run's writers, and the names of its metrics.
+
+    Args:
+        policy: `auto` as above, `always` (a single writer has a label too) or `never`.
+        store: where decisions are kept for the run's other processes; without one they are this process's alone.
+    """
+
+    def __init__(self, policy: WriterPrefix, store: LabelStore | None = None) -> None:
+        self._policy = policy
+        self._store = store
+        self._seen: dict[str, bool] = {}
+        self._labels: dict[str, str] = {}
+        self._taken: dict[str, str] = {}  # label -> log dir
+        self._bare: dict[str, str] = {}  # the one key says which log dir carries no label, if any
+        self._owners: dict[str, tuple[str, str]] = {}  # name -> log dir, tag
+        self._contested: dict[str, tuple[str, str]] = {}  # the part of it that others must know
+        if store is not None:
+            try:
+                self._adopt(store.load())
+            except (OSError, ValueError) as error:
+                _not_kept(error)
+
+    def seen(self, log_dir: str) -> None:
+        """A SummaryWriter with this log dir exists."""
+        if log_dir:
+            self._seen.setdefault(normalise(log_dir), True)
+
+    def label(self, log_dir: str) -> str:
+        """The label of a writer, decided when it is asked for first: at the writer's first point.
+
+        Args:
+            log_dir: the writer's; empty for what no writer wrote.
+
+        Returns:
+            The label, or an empty string.
+        """
+        if not log_dir:
+            return ""
+        log_dir = normalise(log_dir)
+        known = self._labels.get(log_dir)
+        if known is None:
+            self._seen.setdefault(log_dir, True)
+            self._share(lambda: self._decide(log_dir))
+            known = self._labels[log_dir]
+        return known
+
+    def name(self, log_dir: str, tag: str) -> str:
+        """What the metric is called in the run: the tag behind the writer's label; `~hash4` when that is another's name.
+
+        Args:
+            log_dir: the writer's; empty for what no writer wrote.
+            tag: the user's tag, verbatim.
+        """
+        log_dir = normalise(log_dir)
+        label = self.label(log_dir)
+        name = f"{label}/{tag}" if label else tag
+        mine = (log_dir, tag)
+        owner = self._owners.setdefault(name, mine)
+        if owner == mine:
+            return name
+        digest = hashlib.sha256(f"{log_dir}\0{tag}".encode("utf-8", "surrogatepass")).hexdigest()
+        for length in range(4, len(digest)):
+            other = f"{name}~{digest[:length]}"
+            if self._owners.setdefault(other, mine) == mine:
+                break
+        if self._contested.setdefault(name, owner) != owner or other not in self._contested:
+            self._contested.setdefault(other, mine)
+            self._share(lambda: None)
+        return other
+
+    def decisions(self) -> dict[str, str]:
+        """Label of every log dir that has been decided; empty for the one that carries none."""
+        return dict(self._labels)
+
+    def _decide(self, log_dir: str) -> None:
+        if log_dir in self._labels:
+            return
+        if self._policy == "never" or (self._policy == "auto" and self._carries_none(log_dir)):
+            label = ""
+        else:
+            label = self._claim(log_dir)
+        self._labels.setdefault(log_dir, label)
+
+    def _carries_none(self, log_dir: str) -> bool:
+        alone = not self._labels and len(self._seen) == 1
+        return self._bare.setdefault("log_dir", log_dir if alone else "") == log_dir
+
+    def _claim(self, log_dir: str) -> str:
+        wanted = label_of(log_dir)
+        for number in itertools.count(1):
+            label = wanted if number == 1 else f"{wanted}_{number}"
+            if self._taken.setdefault(label, log_dir) == log_dir:
+                return label
+        raise AssertionError("unreachable")
+
+    def _share(self, decide: Callable[[], None]) -> None:
+        """Decide with what the run's other processes decided in view, and let them know."""
+        if self._store is not None:
+
+            def change(saved: Decisions) -> Decisions:
+                self._adopt(saved)
+                decide()
+                # What is in the file is what others go by: it stays, whatever this process had to decide without it.
+                return Decisions({**self._labels, **saved.labels}, {**self._contested, **saved.names})
+
+            try:
+                self._store.update(change)
+            except (OSError, ValueError) as error:
+                _not_kept(error)
+        decide()
+
+    def _adopt(self, saved: Decisions) -> None:
+        for log_dir, label in saved.labels.items():
+            if self._labels.setdefault(log_dir, label) == label and label:
+                self._taken.setdefault(label, log_dir)
+        for name, owner in saved.names.items():
+            self._owners.setdefault(name, owner)
+            self._contested.setdefault(name, owner)
+
+
+def _not_kept(error: Exception) -> None:
+    say(
+        f"labels of writers are not shared with the run's other processes and not kept for resuming it ({error})",
+        key="labels not kept",
+    )
