@@ -63,7 +63,7 @@ def install() -> None:
 
 def uninstall() -> None:
     """Put `sys.exit` back, if it is still ours; else leave a pass-through."""
-    global _installed, _enabled, _noted
+    global _installed, _enabled
     _enabled = False
     if _installed is not None and sys.exit is _installed and _original is not None:
         sys.exit = _original

@@ -80,7 +80,9 @@ def start_logging(
     if options.disabled:
         return _silent(options)
     if _launched is not None and _launched.active:
-        return _adopt_launched(_launched, options, explicit=(exp_name, project, backend, backend_url, api_key), config=config)
+        return _adopt_launched(
+            _launched, options, explicit=(exp_name, project, backend, backend_url, api_key), config=config
+        )
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
     if (before := active.in_context()) is not None:
@@ -143,7 +145,7 @@ def begin_under_launcher() -> None:
     _activate(_launched, options)
 
 
-def leave(run: Experiment, error: BaseException | None) -> None:
+def _leave(run: Experiment, error: BaseException | None) -> None:
     """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
     if not run.active:
         return
@@ -182,6 +184,7 @@ def _activate(run: Experiment, options: Options) -> None:
     global _at_exit
     from tracelet import frameworks
 
+    run.on_leave = _leave
     active.begin(run)
     exits.install()
     frameworks.install_all(run, options)
@@ -230,7 +233,7 @@ def _stop(run: Experiment, status: RunStatus, reason: str, deadline: float) -> N
 
 
 def _stop_all() -> None:
-    """At exit. (A child that multiprocessing forked or spawned skips this; the collector adopts its spool.)"""
+    """At exit. A child that multiprocessing forked or spawned skips this: the collector adopts its spool."""
     for run in active.running():
         status, reason = exits.outcome()
         try:

@@ -6,20 +6,20 @@ framework and no tracker.
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 from tracelet.core.guard import Guard, say
-from tracelet.core.labels import LabelStore, LabelTable
+from tracelet.core.labels import LabelTable, WriterPrefix
+from tracelet.core.labelstore import LabelStore
 from tracelet.core.metrics import MetaValue, MetricType, RunStatus
 from tracelet.core.recorder import Recorder
 from tracelet.spoolfile import SpoolInfo
@@ -72,7 +72,7 @@ class RunPlan:
     backends: tuple[BackendTarget, ...]
     home: Path
     owner: bool = True
-    prefix: str = "auto"
+    prefix: WriterPrefix = "auto"
     spool_cap: int | None = None
     flush_interval: float = 0.1
     collector_idle: float = 60.0
@@ -97,6 +97,7 @@ class Experiment:
         id: the run's id.
         name: the run's name.
         project: the run's project.
+        on_leave: what the end of `with` calls, with the exception that leaves the block.
     """
 
     def __init__(self, plan: RunPlan, *, enabled: bool = True) -> None:
@@ -104,6 +105,7 @@ class Experiment:
         self.id = plan.run_id
         self.name = plan.name
         self.project = plan.project
+        self.on_leave: Callable[[Experiment, BaseException | None], None] | None = None
         self._frameworks: dict[str, Any] = {}
         self._enabled = enabled
         self._stopped = False
@@ -222,9 +224,8 @@ class Experiment:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from tracelet import interface
-
-        interface.leave(self, error)
+        if self.on_leave is not None:
+            self.on_leave(self, error)
 
     def begin(self) -> None:
         """Open the stream now. Without this, it is opened by the first record.
@@ -365,10 +366,7 @@ def as_meta(values: Mapping[str, Any]) -> dict[str, MetaValue]:
     for key, value in values.items():
         if hasattr(value, "item") and getattr(value, "size", 2) == 1:
             value = value.item()
-        plain = isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
-        if not plain and isinstance(value, float):
-            plain = True
-        meta[str(key)] = value if plain else str(value)
+        meta[str(key)] = value if isinstance(value, str | bool | int | float) else str(value)
     return meta
 
 

@@ -6,16 +6,17 @@ with `validate`, trims what it has with `cut`, stores the bytes as they came, an
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tracelet.core.metrics import (
     INT64_MAX,
     INT64_MIN,
     Gap,
-    Metric,
     MetaValue,
+    Metric,
     Params,
     Record,
     RunEnd,
@@ -115,8 +116,8 @@ def encode(items: Iterable[SpoolItem], target: int = _TARGET_RECORDS) -> Iterato
                 blob_bytes += len(item.payload)
             batch.count = offset + 1
         elif type(item) is SpoolLost:
-            _span(batch.lost, offset, item.count)
-            batch.count = offset + item.count
+            _span(batch.lost, offset, item.positions)
+            batch.count = offset + item.positions
         else:
             _span(batch.void, offset, 1)
             batch.count = offset + 1
@@ -177,7 +178,7 @@ def _run_end_event(said: dict[str, Any]) -> pb.Event:
     return pb.Event(run_end=pb.RunEnd(status=status, reason=said["reason"], wall_time=said["wall_time"]))
 
 
-_EVENTS: Final[Mapping[BlobKind, Any]] = {
+_EVENTS: Final[Mapping[BlobKind, Callable[[dict[str, Any]], pb.Event]]] = {
     BlobKind.TAG_DEF: lambda said: pb.Event(tag_def=pb.TagDef(**said)),
     BlobKind.POINT: _point_event,
     BlobKind.PARAMS: _params_event,
@@ -379,7 +380,7 @@ def _validate_positions(batch: pb.Batch) -> None:
     if len(batch.tag) == batch.count and not batch.events and not batch.void and not batch.lost:
         return
     taken = [(event.offset, 1) for event in batch.events]
-    if any(a >= b for (a, _), (b, _) in zip(taken, taken[1:], strict=False)):
+    if any(a >= b for (a, _), (b, _) in itertools.pairwise(taken)):
         raise MalformedBatch("events are out of order")
     taken += [(span.offset, span.count) for span in batch.void]
     taken += [(span.offset, span.count) for span in batch.lost]

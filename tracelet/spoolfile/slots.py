@@ -102,10 +102,10 @@ class SpoolVoid(NamedTuple):
 
 
 class SpoolLost(NamedTuple):
-    """`count` positions from `seq` on whose content is damaged or missing."""
+    """`positions` positions from `seq` on whose content is damaged or missing."""
 
     seq: int
-    count: int
+    positions: int
 
 
 SpoolItem: TypeAlias = "SpoolPoint | SpoolBlob | SpoolVoid | SpoolLost"

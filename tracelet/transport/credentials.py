@@ -18,7 +18,9 @@ _ALLOWED = re.compile(
     r"(?:MLFLOW|WANDB|CLEARML|AWS|GOOGLE|AZURE|SSL)_[A-Z0-9_]+|(?:[A-Z]+_)?PROXY|(?:[a-z]+_)?proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )
 # Of the process, not of the tracker: a worker must not take them for its own.
-_EXCEPT = frozenset({"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_RUN_ID"})
+_EXCEPT = frozenset(
+    {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_RUN_ID"}
+)
 
 
 def collect(environment: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:

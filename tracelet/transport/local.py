@@ -88,7 +88,7 @@ def start(home: Path, idle: float | None = None) -> None:
 
 
 def _accepts(address: str) -> bool:
-    """Whether somebody listens there. (A socket file may be stale; a lock would disturb a collector that is starting.)"""
+    """Whether somebody listens there: a socket file may be stale, and a lock would disturb a collector that starts."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -109,7 +109,9 @@ def _only_starter(home: Path, until: float) -> Iterator[None]:
                 break
             except OSError:
                 if time.monotonic() >= until:
-                    raise CollectorError(f"another process has been starting a collector for {home} for too long") from None
+                    raise CollectorError(
+                        f"another process has been starting a collector for {home} for too long"
+                    ) from None
                 time.sleep(_POLL)
         yield
     finally:

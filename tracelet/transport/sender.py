@@ -121,7 +121,9 @@ class Sender:
 
         info = self._spool.info
         endpoint = local.ensure(self._home, _START_DEADLINE, self._idle)
-        hello = wire.Hello(run=ParseDict(info.run, wire.RunSpec()), writer=ParseDict(info.writer, wire.WriterSpec()))
+        hello = wire.Hello(
+            run=ParseDict(dict(info.run), wire.RunSpec()), writer=ParseDict(dict(info.writer), wire.WriterSpec())
+        )
         session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
         try:
             self._follow(session)

@@ -46,7 +46,9 @@ def missing(reply: wire.StatusReply) -> str:
         for backend in run.backends:
             if not backend.settled:
                 trouble = f", {backend.state}: {backend.last_error}" if backend.last_error else ""
-                parts.append(f"{run.name} ({run.run_id[:8]}) lacks {backend.lag_points} points in {backend.kind}{trouble}")
+                parts.append(
+                    f"{run.name} ({run.run_id[:8]}) lacks {backend.lag_points} points in {backend.kind}{trouble}"
+                )
     return "; ".join(parts)
 
 
