@@ -1,0 +1,138 @@
+"""`TraceletSettings`: all settings of a run as one object, made of arguments, the environment and `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tracelet.core.labels import WriterPrefix
+from tracelet.core.options import ENV_FILE, ENV_PREFIX, Options, parse, read_environment
+from tracelet.errors import ConfigurationError
+
+__all__ = ["PyTorchSettings", "TraceletSettings"]
+
+_DEFAULTS: Final = Options()
+
+
+def _setting(given: Any, info: ValidationInfo) -> Any:
+    return parse(str(info.field_name), given)
+
+
+def _setting_or_none(given: Any, info: ValidationInfo) -> Any:
+    return None if given is None else parse(str(info.field_name), given)
+
+
+def _pytorch_setting(given: Any, info: ValidationInfo) -> Any:
+    return parse(f"pytorch.{info.field_name}", given)
+
+
+_Given = BeforeValidator(_setting)
+_GivenOrNone = BeforeValidator(_setting_or_none)
+
+
+class PyTorchSettings(BaseModel):
+    """Settings of `tracelet.frameworks.pytorch`; variables `TRACELET_PYTORCH__…`.
+
+    Attributes:
+        patch_tensorboard: record what SummaryWriters log.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch_tensorboard: Annotated[bool, BeforeValidator(_pytorch_setting)] = _DEFAULTS.pytorch.patch_tensorboard
+
+
+class TraceletSettings(BaseSettings):
+    """Settings of a run, for `start_logging(settings=…)`.
+
+    Arguments go first, then variables (`TRACELET_` and the setting's name; nested ones as `TRACELET_PYTORCH__…`), then `.env`
+    in the working directory. An unknown argument is an error; unknown variables are left alone.
+
+    Attributes:
+        home: where spools, the local collector's log and its endpoint lie; None for the platform's state directory.
+        project: MLflow experiment.
+        run_name: the run's name; None for one made of the script's name and the time.
+        backend: trackers to deliver to: a list, or "a,b".
+        disabled: nothing is recorded, every call is a no-op.
+        writer_prefix: when metrics carry the label of their SummaryWriter: "auto" (when the run has several), "always" or
+            "never".
+        spool_cap_bytes: disk that one process's spool may take; None for 2 GiB or a tenth of the disk.
+        flush_interval: seconds between two looks of the sender.
+        collector_idle: seconds after which a local collector with nothing to do exits.
+        stop_timeout: seconds that `stop_logging` waits for everything to be durable.
+        pytorch: settings of this framework.
+
+    Raises:
+        ConfigurationError: a value makes no sense; the message names it and says what would.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=ENV_FILE, extra="forbid", frozen=True)
+
+    home: Annotated[Path | None, _GivenOrNone] = _DEFAULTS.home
+    project: Annotated[str, _Given] = _DEFAULTS.project
+    run_name: Annotated[str | None, _GivenOrNone] = _DEFAULTS.run_name
+    backend: Annotated[list[str], _Given] = list(_DEFAULTS.backend)
+    disabled: Annotated[bool, _Given] = _DEFAULTS.disabled
+    writer_prefix: Annotated[WriterPrefix, _Given] = _DEFAULTS.writer_prefix
+    spool_cap_bytes: Annotated[int | None, _GivenOrNone] = _DEFAULTS.spool_cap_bytes
+    flush_interval: Annotated[float, _Given] = _DEFAULTS.flush_interval
+    collector_idle: Annotated[float, _Given] = _DEFAULTS.collector_idle
+    stop_timeout: Annotated[float, _Given] = _DEFAULTS.stop_timeout
+    pytorch: PyTorchSettings = PyTorchSettings()
+
+    if not TYPE_CHECKING:  # checkers take the arguments from the fields
+
+        def __init__(self, **given: Any) -> None:
+            try:
+                super().__init__(**given)
+            except ValidationError as error:
+                raise _configuration_error(error) from error
+
+    def options(self) -> Options:
+        """The same as plain data."""
+        return Options().override(**self.model_dump())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables and `.env`, read exactly as `Options.load` reads them."""
+        return init_settings, _Environment(settings_cls, getattr(dotenv_settings, "env_file", None))
+
+
+class _Environment(PydanticBaseSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings], env_file: Any) -> None:
+        super().__init__(settings_cls)
+        self._env_file = env_file
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Asked for by the base class; here all fields come at once."""
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return read_environment(self._env_file)
+
+
+def _configuration_error(error: ValidationError) -> ConfigurationError:
+    problems = error.errors()
+    ours = problems[0].get("ctx", {}).get("error")
+    if len(problems) == 1 and isinstance(ours, ConfigurationError):
+        return ours
+    return ConfigurationError("; ".join(_sentence(problem) for problem in problems))
+
+
+def _sentence(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = PyTorchSettings if name.startswith("pytorch.") else TraceletSettings
+        return f"there is no setting {name!r}; there are: {', '.join(known.model_fields)}"
+    ours = problem.get("ctx", {}).get("error")
+    return str(ours) if isinstance(ours, ConfigurationError) else f"{name}: {problem['msg']}"
