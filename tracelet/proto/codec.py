@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ MAX_BATCH_BYTES: Final = 3 * 1024 * 1024
 _TARGET_RECORDS: Final = 1_000
 _TARGET_BLOB_BYTES: Final = 512 * 1024
 _WRAP: Final = 2**64
+_BIG_STEP: Final = re.compile(r"-?[0-9]{1,100}")
 
 _STATUS_TO_WIRE: Final[Mapping[RunStatus, pb.RunStatus.ValueType]] = {
     RunStatus.RUNNING: pb.RUN_STATUS_RUNNING,
@@ -370,8 +372,8 @@ def validate(batch: pb.Batch, known: Container[int]) -> None:
             defined.add(event.tag_def.id)
         elif kind in ("point", "media"):
             used.add(getattr(event, kind).tag)
-            if kind == "point" and event.point.big_step and not event.point.big_step.lstrip("-").isdecimal():
-                raise MalformedBatch(f"step {event.point.big_step[:40]!r} is not a number")
+            if kind == "point" and event.point.big_step and not _BIG_STEP.fullmatch(event.point.big_step):
+                raise MalformedBatch(f"step {event.point.big_step[:40]!r} is not an integer of at most 100 digits")
     if unknown := [tag for tag in used if tag not in defined and tag not in known]:
         raise MalformedBatch(f"tag {unknown[0]} was never defined")
 

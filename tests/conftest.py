@@ -1,0 +1,62 @@
+"""Fixtures of all tests: a home of their own, and nothing left running."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import collector_pid, wait_gone
+
+
+@pytest.fixture(autouse=True)
+def _faults_of_ours_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard re-raises what it would swallow, and says again what it said in another test."""
+    monkeypatch.setenv("TRACELET_RAISE_INTERNAL", "1")
+    monkeypatch.setattr("tracelet.core.guard._said", {})
+    for name in list(os.environ):
+        if name.startswith("TRACELET_") and name not in ("TRACELET_RAISE_INTERNAL", "TRACELET_TORTURE_SEED"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh TRACELET_HOME; a collector that was started for it is stopped afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="tlt-"))
+    monkeypatch.setenv("TRACELET_HOME", str(path))
+    yield path
+    if (pid := collector_pid(path)) is not None:
+        os.kill(pid, signal.SIGTERM)
+        if not wait_gone(pid, 15):
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid, 5)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mounted)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+@pytest.fixture
+def torture_seed() -> int:
+    """Where a torture run's seeds begin: TRACELET_TORTURE_SEED, else drawn; printed, so that a failure can be repeated."""
+    seed = int(os.environ.get("TRACELET_TORTURE_SEED") or random.randrange(10**6))
+    print(f"TRACELET_TORTURE_SEED={seed}")
+    return seed

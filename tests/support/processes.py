@@ -1,0 +1,49 @@
+"""Processes of a test: who serves a home, and whether they are gone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> T:
+    """Wait for a condition to become true; its value."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+        time.sleep(0.02)
+
+
+def collector_pid(home: Path) -> int | None:
+    """The process that announced itself as the home's collector, if it lives."""
+    try:
+        pid = int(json.loads((home / "endpoint.json").read_text())["pid"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return pid if lives(pid) else None
+
+
+def lives(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_gone(pid: int, seconds: float) -> bool:
+    """Wait for the end of a process."""
+    deadline = time.monotonic() + seconds
+    while lives(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
