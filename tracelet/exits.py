@@ -1,4 +1,4 @@
-"""How this process ends: finished or failed.
+"""How this process ends: finished, failed or interrupted.
 
 No excepthook and no signal handler: other tools chain theirs, and a Python handler delays a signal. A run *failed* when an
 uncaught exception was printed (`sys.last_value`) or a non-zero code went through `sys.exit`; under `tracelet run` its runner
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tracelet.core.metrics import RunStatus
 
-__all__ = ["install", "note", "outcome", "uninstall"]
+__all__ = ["install", "note", "of_exception", "outcome", "uninstall"]
 
 _noted: tuple[int, str] | None = None
 _original: Callable[..., NoReturn] | None = None
@@ -23,7 +23,7 @@ _enabled = False
 
 
 def note(code: int, reason: str) -> None:
-    """The process will end with this code."""
+    """The process will end with this code; minus a signal's number when it dies of that."""
     global _noted
     _noted = (code, reason)
 
@@ -32,11 +32,17 @@ def outcome() -> tuple[RunStatus, str]:
     """How the process stands: what a run that ends now ends as."""
     if _noted is not None:
         code, reason = _noted
-        return (RunStatus.FAILED if code else RunStatus.FINISHED), reason
+        return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), reason
     error = getattr(sys, "last_value", None)
     if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an exception ends nothing
-        return RunStatus.FAILED, f"{type(error).__name__}: {error}"[:500]
+        return of_exception(error)
     return RunStatus.FINISHED, ""
+
+
+def of_exception(error: BaseException) -> tuple[RunStatus, str]:
+    """How a run ends that an exception ends: interrupted is *killed*, anything else *failed*."""
+    status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+    return status, f"{type(error).__name__}: {error}".removesuffix(": ")[:500]
 
 
 def install() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracelet import exits
 from tracelet.core import active, targets
-from tracelet.core.experiment import Experiment, RunPlan, StopReport, new_run_id
+from tracelet.core.experiment import BackendTarget, Experiment, RunPlan, StopReport, new_run_id
 from tracelet.core.guard import say, swallow
 from tracelet.core.home import usable_home
 from tracelet.core.metrics import RunStatus
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from tracelet.settings import TraceletSettings
 
 __all__ = ["Ending", "begin_under_launcher", "get_active_experiment", "last_ending", "start_logging", "stop_logging"]
-
-STOP_DEADLINE = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -86,7 +83,7 @@ def start_logging(
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
     if (before := active.in_context()) is not None:
-        _stop(before, RunStatus.FINISHED, "", STOP_DEADLINE)
+        _stop(before, RunStatus.FINISHED, "")
     run = Experiment(_plan(options, home, backends, new_run_id(), owner=True))
     run.begin()
     _activate(run, options)
@@ -112,7 +109,7 @@ def stop_logging(wait: str | float = "durable") -> None:
         return
     status, reason = exits.outcome()
     try:
-        _stop(run, status, reason, STOP_DEADLINE)
+        _stop(run, status, reason)
         if wait != "durable":
             _wait_delivered(run, None if wait == "delivered" else float(wait))
     except Exception as error:  # stopping must not fail a training that went well
@@ -151,15 +148,15 @@ def _leave(run: Experiment, error: BaseException | None) -> None:
         return
     status, reason = exits.outcome()
     if error is not None:
-        status, reason = RunStatus.FAILED, f"{type(error).__name__}: {error}"[:500]
+        status, reason = exits.of_exception(error)
     try:
-        _stop(run, status, reason, STOP_DEADLINE)
+        _stop(run, status, reason)
     except Exception as trouble:  # the user's exception, not ours, is what leaves the block
         swallow("stopping", trouble)
 
 
 def _plan(
-    options: Options, home: Path, backends: tuple[targets.BackendTarget, ...], run_id: str, *, owner: bool
+    options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool
 ) -> RunPlan:
     return RunPlan(
         run_id=run_id,
@@ -172,6 +169,7 @@ def _plan(
         spool_cap=options.spool_cap_bytes,
         flush_interval=options.flush_interval,
         collector_idle=options.collector_idle,
+        stop_timeout=options.stop_timeout,
     )
 
 
@@ -218,9 +216,9 @@ def _silent(options: Options) -> Experiment:
     return Experiment(plan, enabled=False)
 
 
-def _stop(run: Experiment, status: RunStatus, reason: str, deadline: float) -> None:
+def _stop(run: Experiment, status: RunStatus, reason: str) -> None:
     global _last
-    report = run.stop(status, reason, deadline)
+    report = run.stop(status, reason, run.plan.stop_timeout)
     active.end(run)
     _last = Ending(run, status, report)
     if not report.durable and report.kept_in is not None and run.is_owner:
@@ -237,7 +235,7 @@ def _stop_all() -> None:
     for run in active.running():
         status, reason = exits.outcome()
         try:
-            _stop(run, status, reason, STOP_DEADLINE)
+            _stop(run, status, reason)
             if run.is_owner and os.environ.get("TRACELET_WAIT") == "1":
                 _wait_delivered(run, None)
         except Exception as error:  # the exit code is the script's

@@ -28,6 +28,7 @@ from tracelet.transport.spool import SpoolWriter
 
 __all__ = ["BackendTarget", "Experiment", "RunPlan", "StopReport", "new_run_id"]
 
+_BEGINNING = Guard("beginning the run")
 _RECORDING = Guard("recording a metric")
 _PARAMETERS = Guard("recording parameters")
 _TAGS = Guard("recording tags")
@@ -64,6 +65,7 @@ class RunPlan:
         spool_cap: bytes that a spool may take; None for the default.
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a collector that is started here exits when it has nothing to do.
+        stop_timeout: seconds that stopping waits for everything to be durable.
     """
 
     run_id: str
@@ -76,6 +78,7 @@ class RunPlan:
     spool_cap: int | None = None
     flush_interval: float = 0.1
     collector_idle: float = 60.0
+    stop_timeout: float = 5.0
     created: float = field(default_factory=time.time)
 
 
@@ -228,12 +231,9 @@ class Experiment:
             self.on_leave(self, error)
 
     def begin(self) -> None:
-        """Open the stream now. Without this, it is opened by the first record.
-
-        Raises:
-            OSError: the spool cannot be made.
-        """
-        self._open()
+        """Open the stream now; without this, the first record does. Where it cannot be, the run is not recorded."""
+        with _BEGINNING:
+            self._begin()
 
     def stop(self, status: RunStatus, reason: str, deadline: float) -> StopReport:
         """Record the end (in the process that began the run) and wait until everything is durable.

@@ -62,6 +62,8 @@ class Segments:
         """
         if (there := self.mapped.get(number)) is not None:
             return there
+        if self.on_disk + SEGMENT_SIZE > self._cap:
+            self._forget_removed()
         path: Path | None = None
         if self.on_disk + SEGMENT_SIZE <= self._cap:
             path = self._directory.segment_path(number, uuid.uuid4().hex[:8])
@@ -85,6 +87,13 @@ class Segments:
         else:
             self._ram[number] = None
         return winner
+
+    def _forget_removed(self) -> None:
+        """A collector that reads along removes the files of segments that it has whole."""
+        for number, path in list(self._files.items()):
+            if not path.exists():
+                self._files.pop(number, None)
+                self.mapped.pop(number, None)
 
     def release(self, before: int) -> None:
         """Let go of all segments with a number below `before`: their records are durable elsewhere."""
