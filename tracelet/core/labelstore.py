@@ -42,11 +42,12 @@ class LabelStore:
     """The file of one run.
 
     Args:
-        directory: the run's folder, `<home>/runs/<run_id>`; made when there is something to keep.
+        home: tracelet's home; the run's folder in it is made when there is something to keep.
+        run_id: the run.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, home: Path, run_id: str) -> None:
+        self._directory = home / "runs" / run_id
         self._file = self._directory / "labels.json"
         self._within: dict[tuple[int, int], None] = {}  # process and thread that are in `update`
 
