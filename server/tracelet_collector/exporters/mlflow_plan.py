@@ -1,0 +1,289 @@
+"""What a chunk's records come to in MLflow, without MLflow: keys, points, tags, params, and the state that remembers them.
+
+The state of a run, as it is committed with the cursor:
+
+    run        MLflow's id of the run
+    names      metric name -> key
+    fields     "<metric key>/<field>" -> key of the metric that carries a numeric field of metadata
+    params     param name -> key
+    tags       tag name -> key
+    flags      key -> what its `tracelet.metric.<key>.…` tags say
+    metadata   key -> {"fields": the metadata that is not numeric, "varies": names of fields that changed}
+    labels     log_dir -> label
+    dropped    points that were lost before they had a place in the log
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tracelet.core.metrics import (
+    INT64_MAX,
+    INT64_MIN,
+    Gap,
+    MetaValue,
+    Metric,
+    MetricType,
+    Params,
+    RunEnd,
+    Tags,
+    WriterSeen,
+)
+from tracelet_collector.exporters.base import Dead, Item, Memory
+from tracelet_collector.exporters.names import KeyBook
+
+__all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Plan", "PlannedParam", "PlannedPoint", "fit"]
+
+MAX_KEY: Final = 250
+MAX_TAG: Final = 5000  # 8000 in MLflow 3
+MAX_PARAM: Final = 6000
+DBL_MAX: Final = 1.7976931348623157e308
+
+_METRIC_TAG: Final = "tracelet.metric."
+_METRIC_LIMIT: Final = (
+    200  # leaves room for the longest of `tracelet.metric.<key>.step_implied` and `<key>.meta/<field>`
+)
+_PARAM_LIMIT: Final = 220  # and for `tracelet.param.<key>.name`
+_TAG_LIMIT: Final = 225
+_MAX_WORD: Final = 1000
+_MAX_NAMES_WITH_METADATA: Final = 1000
+_MAX_TIME_MS: Final = 253_402_300_799_999  # the end of the year 9999
+
+
+def fit(text: str, limit: int) -> str:
+    """The text, cut to `limit` characters with an ellipsis that says so."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _milliseconds(wall_time: float) -> int:
+    """A wall time as MLflow takes it: whole milliseconds, of the years 1970 to 9999. What is not a number becomes 0."""
+    if not 0 <= wall_time * 1000 <= _MAX_TIME_MS:
+        return _MAX_TIME_MS if wall_time > 0 else 0
+    return round(wall_time * 1000)
+
+
+@dataclass(slots=True)
+class PlannedPoint:
+    """A point on its way. `timestamp` (ms) is final only after `Plan.stamp`."""
+
+    item: Item
+    key: str
+    value: float
+    timestamp: int
+    step: int
+    rerouted: bool
+    extras: list[tuple[str, float]]  # numeric metadata: metrics beside it, at the same step and time
+
+    def identity(self, run: str) -> int:
+        """A hash of what MLflow tells points apart by, except the time: its store knows neither -0.0 nor inf."""
+        if math.isnan(self.value):
+            told = struct.pack("<q", self.step)
+        else:
+            told = struct.pack("<qd", self.step, max(-DBL_MAX, min(DBL_MAX, self.value)) + 0.0)
+        digest = hashlib.blake2b(f"{run}\0{self.key}\0".encode() + told, digest_size=8).digest()
+        return int.from_bytes(digest, "little", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedParam:
+    """A value that a param was given."""
+
+    key: str
+    value: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """A chunk's records, translated.
+
+    Attributes:
+        state: the run's state after the chunk.
+        points: in log order.
+        dead: points that no call is made for.
+        tags: to be set; the last word for each.
+        params: in log order.
+        end: the last end that the chunk tells of.
+    """
+
+    state: dict[str, Any]
+    points: list[PlannedPoint] = field(default_factory=list)
+    dead: list[Dead] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    params: list[PlannedParam] = field(default_factory=list)
+    end: RunEnd | None = None
+
+    @classmethod
+    def make(cls, items: Iterable[Item], state: Mapping[str, Any]) -> Plan:
+        """Translate records.
+
+        Args:
+            items: in log order.
+            state: the run's state, which stays untouched.
+        """
+        plan = cls({key: _copied(value) for key, value in state.items()})
+        books = _Books(plan.state)
+        for item in items:
+            record = item.record
+            if isinstance(record, Metric):
+                plan._add_point(item, record, books)
+            elif isinstance(record, Params):
+                for name, value in record.values.items():
+                    plan._add_param(name, value, books)
+            elif isinstance(record, Tags):
+                for name, text in record.values.items():
+                    # What begins like our own tags is the user's all the same, and must not stand for ours.
+                    wanted = f"user.{name}" if name.startswith("tracelet.") else name
+                    plan.tags[books.tags.key(name, wanted)] = fit(text, MAX_TAG)
+            elif isinstance(record, WriterSeen):
+                plan._add_label(record)
+            elif isinstance(record, Gap):
+                plan.state["dropped"] = plan.state.get("dropped", 0) + record.dropped
+                plan.tags["tracelet.dropped_points"] = str(plan.state["dropped"])
+            else:
+                plan.end = record
+                plan.tags["tracelet.end_reason"] = fit(record.reason, MAX_TAG)
+        return plan
+
+    def stamp(self, memory: Memory) -> dict[int, int]:
+        """Give every point a millisecond that no equal point has, in log order.
+
+        MLflow keeps one of several points that agree in key, step, value and millisecond. A later one gets the first
+        millisecond after the last one that an equal point was given.
+
+        Args:
+            memory: knows what equal points of earlier chunks were given.
+
+        Returns:
+            The entries to be added to `memory`.
+        """
+        run = self.state["run"]
+        identities = [point.identity(run) for point in self.points]
+        last = memory.recall(list(dict.fromkeys(identities))) if identities else {}
+        stamps: dict[int, int] = {}
+        for point, identity in zip(self.points, identities, strict=True):
+            before = stamps.get(identity, last.get(identity))
+            if before is not None and before >= point.timestamp:
+                point.timestamp = before + 1
+            stamps[identity] = point.timestamp
+        return stamps
+
+    def _add_point(self, item: Item, metric: Metric, books: _Books) -> None:
+        if not INT64_MIN <= metric.step <= INT64_MAX:
+            self.dead.append(Dead(item, f"the step {metric.step} is outside the 64-bit integers that MLflow stores"))
+            return
+        key = books.metrics.key(metric.name)
+        timestamp = _milliseconds(metric.wall_time)
+        # Half a millisecond is rounding; more means that MLflow cannot hold this time.
+        retimed = not abs(timestamp - metric.wall_time * 1000) <= 1
+        infinite = math.isinf(metric.value)
+        extras, words = [], {}
+        for name, value in metric.metadata.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                extras.append((books.fields.key(f"{key}/{name}", f"{key}.meta/{name}"), float(value)))
+            else:
+                words[name] = value if isinstance(value, bool) else fit(value, _MAX_WORD)
+        self.points.append(
+            PlannedPoint(item, key, metric.value, timestamp, metric.step, infinite or retimed, extras),
+        )
+        told: dict[str, str] = {}
+        if key != metric.name:
+            told["name"] = fit(metric.name, MAX_TAG)
+        if metric.type != MetricType.SCALAR.value or not metric.type_inferred:
+            told["type"] = fit(metric.type, MAX_TAG)
+        if metric.type_inferred and "type" in told:
+            told["type_inferred"] = "true"
+        if metric.step_implied:
+            told["step_implied"] = "true"
+        if infinite:
+            told["infinite"] = "stored as ±1.7976931348623157e308"
+        if retimed:
+            told["retimed"] = "some times are not of the years 1970 to 9999: stored as the nearest that is"
+        self._flag(key, told, inferred=metric.type_inferred)
+        if words:
+            self._add_metadata(key, words)
+
+    def _flag(self, key: str, told: dict[str, str], *, inferred: bool) -> None:
+        if not told:
+            return
+        flags = self.state.setdefault("flags", {})
+        known: dict[str, str] = flags.setdefault(key, {})
+        if not inferred and "type_inferred" in known:
+            told["type_inferred"] = "false"
+        for suffix, value in told.items():
+            if known.get(suffix) != value:
+                known[suffix] = value
+                self.tags[f"{_METRIC_TAG}{key}.{suffix}"] = value
+
+    def _add_metadata(self, key: str, words: Mapping[str, MetaValue]) -> None:
+        kept = self.state.setdefault("metadata", {})
+        if key not in kept and len(kept) >= _MAX_NAMES_WITH_METADATA:
+            self.tags["tracelet.metadata_left_out"] = (
+                f"only the first {_MAX_NAMES_WITH_METADATA} metrics that have metadata show it here"
+            )
+            return
+        entry = kept.setdefault(key, {"fields": {}, "varies": []})
+        fields, varies = entry["fields"], entry["varies"]
+        if all(fields.get(name) == word for name, word in words.items()):
+            return
+        for name, word in words.items():
+            if name not in varies and fields.get(name, word) != word:
+                varies.append(name)
+            fields[name] = word
+        self.tags[f"{_METRIC_TAG}{key}.metadata"] = _metadata_tag(fields, varies)
+
+    def _add_label(self, seen: WriterSeen) -> None:
+        labels = self.state.setdefault("labels", {})
+        labels[seen.log_dir] = seen.label
+        self.tags["tracelet.labels"] = _json_within(labels, MAX_TAG)
+
+    def _add_param(self, name: str, value: MetaValue, books: _Books) -> None:
+        key = books.params.key(name)
+        if key != name:
+            self.tags[f"tracelet.param.{key}.name"] = fit(name, MAX_TAG)
+        self.params.append(PlannedParam(key, fit(str(value), MAX_PARAM)))
+
+
+class _Books:
+    """The key books of one run, over its state."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        taken: set[str] = set()  # a field's metric must not fall on a metric of the user's
+        self.metrics = KeyBook(state.setdefault("names", {}), _METRIC_LIMIT, taken)
+        self.fields = KeyBook(state.setdefault("fields", {}), MAX_KEY, taken)
+        self.params = KeyBook(state.setdefault("params", {}), _PARAM_LIMIT)
+        self.tags = KeyBook(state.setdefault("tags", {}), _TAG_LIMIT)
+
+
+def _metadata_tag(fields: Mapping[str, MetaValue], varies: Sequence[str]) -> str:
+    told: dict[str, Any] = dict(fields)
+    if varies:
+        told = {"tracelet.varies": list(varies), **told}  # first: what is too long is cut from the end
+    return _json_within(told, MAX_TAG)
+
+
+def _json_within(entries: Mapping[str, Any], limit: int) -> str:
+    """JSON of as many entries, from the first on, as fit; `…` counts the others."""
+    text = json.dumps(entries, ensure_ascii=False)
+    if len(text) <= limit:
+        return text
+    kept: dict[str, Any] = {}
+    size = 32
+    for name, value in entries.items():
+        size += len(json.dumps({name: value}, ensure_ascii=False))
+        if size > limit:
+            break
+        kept[name] = value
+    return json.dumps({**kept, "…": len(entries) - len(kept)}, ensure_ascii=False)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of JSON-like state: containers anew, the rest shared."""
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, list) else value

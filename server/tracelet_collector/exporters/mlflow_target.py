@@ -1,0 +1,170 @@
+"""Opens an MLflow tracking URI: a SQLite file, another database, or a server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow import MlflowClient
+
+from tracelet_collector.exporters.base import Paused, Retryable
+
+__all__ = ["Targets"]
+
+_SQLITE: Final = "sqlite:///"
+_DATABRICKS: Final = "databricks"
+_SQLITE_MAGIC: Final = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    client: MlflowClient
+    inode: tuple[int, int] | None  # of a SQLite file
+
+
+class Targets:
+    """The tracking URIs that this process speaks to, opened once each."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Open] = {}
+        self._opened: dict[str, int] = {}
+
+    def client(self, target: str) -> MlflowClient:
+        """A client of `target`.
+
+        Raises:
+            Paused: it is nothing that MLflow can open now; the message says what to do.
+        """
+        known = self._open.get(target)
+        if known is not None and known.inode == _inode(target):
+            return known.client
+        self._open.pop(target, None)
+        if target.startswith(_SQLITE):
+            opened = self._sqlite(target)
+        elif target.startswith("file:") or not ("://" in target or target.startswith(_DATABRICKS)):
+            raise Paused(
+                f"{target} is a folder, MLflow's file store: it keeps a point twice when it is delivered twice. "
+                "Set MLFLOW_TRACKING_URI to sqlite:///…/mlflow.db or to a server"
+            )
+        else:
+            opened = _Open(_remote(target), None)
+        self._open[target] = opened
+        return opened.client
+
+    def check(self, target: str) -> None:
+        """Make sure that what was written since `client` went where the target says.
+
+        Raises:
+            Retryable: the SQLite file was removed or replaced under us: we wrote to one that nobody sees.
+        """
+        known = self._open.get(target)
+        if known is not None and known.inode != _inode(target):
+            del self._open[target]
+            raise Retryable(f"{target} was removed or replaced while points were delivered to it")
+
+    def close(self) -> None:
+        """Forget all clients."""
+        self._open.clear()
+
+    def _sqlite(self, target: str) -> _Open:
+        path = _path(target)
+        folder = path.parent
+        if not path.is_absolute():
+            raise Paused(f"{target} is relative to a folder that is not known here; use sqlite:////absolute/path")
+        if not folder.is_dir():
+            raise Paused(f"the folder {folder} of the MLflow store {target} does not exist: create it")
+        if path.is_dir():
+            raise Paused(f"{path} is a folder, not an MLflow store")
+        for needed in (folder, path):
+            if needed.exists() and not os.access(needed, os.W_OK):
+                raise Paused(f"the MLflow store {target} cannot be written: {needed} is read-only for this user")
+        if not path.exists():
+            _create(path)
+        with path.open("rb") as file:
+            start = file.read(len(_SQLITE_MAGIC))
+        if start and start != _SQLITE_MAGIC:
+            raise Paused(f"{path} is not a SQLite database, so no MLflow store")
+        inode = _inode(target)
+        # MLflow keeps one engine per URI for the life of the process, and with it open connections to a file that was
+        # replaced since. Another spelling of the same path is another engine.
+        times = self._opened[target] = self._opened.get(target, -1) + 1
+        with _working_in(folder):
+            return _Open(MlflowClient(f"{_SQLITE}{'/.' * times}{target.removeprefix(_SQLITE)}"), inode)
+
+
+def _path(target: str) -> Path:
+    return Path(target.removeprefix(_SQLITE).partition("?")[0])
+
+
+def _inode(target: str) -> tuple[int, int] | None:
+    if not target.startswith(_SQLITE):
+        return None
+    try:
+        found = _path(target).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _create(path: Path) -> None:
+    """Make a fresh store, whole or not at all.
+
+    MLflow makes its tables in about 40 migrations that are no transaction: a process killed on the way leaves a file that no
+    MLflow opens again. So it is made under another name, and linked when it is done.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = path.parent / f".{path.name}.draft"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    try:
+        draft = folder / path.name
+        # As MLflow itself does it in the store's folder: artifacts are in mlruns beside the file.
+        make: Any = SqlAlchemyStore  # untyped
+        make(f"{_SQLITE}{draft}", str(path.parent / "mlruns")).engine.dispose()
+        _publish(draft, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return  # somebody else was faster: theirs it is
+    except OSError:  # a file system without links
+        if not path.exists():
+            draft.rename(path)
+
+
+def _remote(target: str) -> MlflowClient:
+    if not target.startswith(("http://", "https://")):
+        # MLflow tries a database that does not answer for two minutes before it says so. Try once ourselves.
+        with contextlib.suppress(ModuleNotFoundError):
+            import sqlalchemy
+
+            with contextlib.suppress(sqlalchemy.exc.NoSuchModuleError):  # not a database: MLflow knows what it is
+                engine = sqlalchemy.create_engine(target)
+                try:
+                    engine.connect().close()
+                finally:
+                    engine.dispose()
+    # MLflow gives experiments of a database an artifact folder relative to the working directory; ours is `/`.
+    with _working_in(Path.home()):
+        return MlflowClient(target)
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """The process's working directory, for a moment: MLflow resolves the artifacts' folder against it."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
