@@ -1,0 +1,156 @@
+"""`tracelet status`: the runs, what was received, and how far each tracker has got."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tracelet.core.home import usable_home
+from tracelet.core.options import Options
+from tracelet.proto.codec import status_from_wire
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tracelet.proto.v1 import collector_pb2 as wire
+
+__all__ = ["as_document", "show", "table"]
+
+
+def show(*, as_json: bool) -> None:
+    """Print it.
+
+    Args:
+        as_json: as the stable JSON document; otherwise as a table.
+
+    Raises:
+        CollectorError: the collector does not answer.
+    """
+    reply = _ask()
+    if as_json:
+        json.dump(as_document(reply), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    from rich.console import Console
+
+    console = Console()
+    if reply.HasField("collector"):
+        told = reply.collector
+        console.print(f"collector {told.version}, pid {told.pid}, home {told.home}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"no collector runs for {_home()}; this is what its log has", highlight=False, soft_wrap=True)
+    if reply.pending_spools:
+        console.print(f"{reply.pending_spools} spools are not read in yet", highlight=False)
+    console.print(table(reply) if reply.runs else "no runs")
+    for run in reply.runs:
+        for backend in run.backends:
+            if backend.last_error:
+                words = f"{run.name}, {backend.kind} is {backend.state}: {backend.last_error}"
+                console.print(words, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def as_document(reply: wire.StatusReply) -> dict[str, Any]:
+    """The JSON document that scripts may rely on."""
+    told = reply.collector
+    collector = (
+        {"pid": told.pid, "version": told.version, "address": told.address, "home": told.home}
+        if reply.HasField("collector")
+        else None
+    )
+    return {"collector": collector, "runs": [_run(run) for run in reply.runs]}
+
+
+def table(reply: wire.StatusReply) -> Table:
+    """The runs for people: a line for each run and backend."""
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    columns.add_column("run", overflow="fold")
+    for name in ("project", "status"):
+        columns.add_column(name)
+    for name in ("received", "durable", "dropped"):
+        columns.add_column(name, justify="right")
+    for name in ("backend", "state"):
+        columns.add_column(name)
+    for name in ("delivered", "lag"):
+        columns.add_column(name, justify="right")
+    columns.add_column("target", overflow="fold")
+    for run in reply.runs:
+        told: list[Text | str] = [
+            Text(f"{run.name}\n{run.run_id[:12]}"),
+            Text(run.project),
+            str(status_from_wire(run.status)),
+            f"{run.received:,}",
+            f"{run.durable:,}",
+            f"{run.dropped:,}",
+        ]
+        for backend in run.backends or [None]:
+            columns.add_row(*told, *(_cells(backend) if backend is not None else []))
+            told = [""] * len(told)
+    return columns
+
+
+def _cells(backend: wire.BackendState) -> list[str]:
+    delivered = f"{backend.delivered:,}"
+    for count, word in (
+        (backend.collapsed, "collapsed"),
+        (backend.rerouted, "rerouted"),
+        (backend.dead, "dead"),
+    ):
+        if count:
+            delivered += f"\n+ {count:,} {word}"
+    lag = f"{backend.lag_points:,}"
+    if backend.lag_points:
+        lag += f"\n{backend.lag_seconds:.1f} s"
+    return [backend.kind, backend.state, delivered, lag, backend.target]
+
+
+def _run(run: wire.RunState) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "project": run.project,
+        "status": str(status_from_wire(run.status)),
+        "labels": dict(sorted(run.labels.items())),
+        "points": {"received": run.received, "durable": run.durable, "dropped": run.dropped},
+        "backends": {backend.kind: _backend(backend) for backend in run.backends},
+    }
+
+
+def _backend(backend: wire.BackendState) -> dict[str, Any]:
+    return {
+        "target": backend.target,
+        "state": backend.state,
+        "delivered": backend.delivered,
+        "collapsed": backend.collapsed,
+        "rerouted": backend.rerouted,
+        "dead": backend.dead,
+        "lag_points": backend.lag_points,
+        "lag_seconds": backend.lag_seconds,
+        "last_error": backend.last_error,
+        "worker_pid": backend.worker_pid,
+    }
+
+
+def _home() -> Any:
+    return usable_home(Options.load().home)
+
+
+def _ask() -> wire.StatusReply:
+    from tracelet.errors import CollectorError
+    from tracelet.transport import local
+    from tracelet.transport.wait import status
+
+    home = _home()
+    endpoint = local.find(home)
+    if endpoint is not None:
+        try:
+            return status(endpoint.address)
+        except CollectorError:
+            if local.find(home) is not None:
+                raise
+    from tracelet_collector.status import read_offline
+
+    return read_offline(home)

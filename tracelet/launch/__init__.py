@@ -1,0 +1,1 @@
+"""`tracelet run`: starts the user's command, unchanged, as a run."""

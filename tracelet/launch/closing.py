@@ -1,0 +1,78 @@
+"""The last words of a run under `tracelet run`, on stderr: where the numbers are, and what stays behind."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+from pathlib import Path
+
+from tracelet.core import active
+from tracelet.core.experiment import BackendTarget, Experiment
+from tracelet.core.guard import guard, say
+from tracelet.errors import CollectorError
+from tracelet.transport import local
+
+__all__ = ["begin_if_others_recorded", "install", "lines"]
+
+
+def install() -> None:
+    """Say them when this process ends, after the run was stopped: so call this before the run is begun."""
+    atexit.register(_say)
+
+
+def lines(run: Experiment) -> list[str]:
+    """What to say of a run that is over."""
+    said = []
+    for backend in run.plan.backends:
+        said.append(f"run {run.name} ({run.id}) goes to {backend.kind}: {backend.target}")
+        if how := _how_to_open(backend):
+            said.append(f"  open it:  {how}")
+    if (collector := local.find(run.plan.home)) is not None:
+        said.append(
+            f"  a collector (pid {collector.pid}) stays behind and delivers; see `tracelet status`, end it by `tracelet stop`"
+        )
+    return said
+
+
+def begin_if_others_recorded() -> None:
+    """Begin the run in the process that owns it, when only its children recorded: so that it says how the run ended."""
+    run = _own_run()
+    if run is not None and not run.begun and _recorded(run.plan.home, run.id):
+        run.begin()
+
+
+def _own_run() -> Experiment | None:
+    run_id = os.environ.get("TRACELET_RUN_ID")
+    return next((run for run in active.running() if run.id == run_id and run.is_owner), None)
+
+
+def _recorded(home: Path, run_id: str) -> bool:
+    """Whether any process recorded something of a run."""
+    if (home / "spool" / run_id).exists() or (home / "runs" / run_id).exists():
+        return True
+    collector = local.find(home)
+    if collector is None:
+        return False
+    from tracelet.transport.wait import status
+
+    try:
+        return bool(status(collector.address, run_id).runs)
+    except CollectorError:
+        return False
+
+
+def _how_to_open(backend: BackendTarget) -> str:
+    if backend.kind != "mlflow" or backend.target.startswith(("http://", "https://", "databricks")):
+        return ""
+    return f"mlflow ui --backend-store-uri {shlex.quote(backend.target)}"
+
+
+def _say() -> None:
+    from tracelet.interface import last_ending
+
+    with guard("saying where the numbers are"):
+        ending = last_ending()
+        if ending is not None and ending.run.begun and ending.run.is_owner:
+            for line in lines(ending.run):
+                say(line)
