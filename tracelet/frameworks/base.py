@@ -1,0 +1,150 @@
+"""What an intercepted library looks like to tracelet: one class in one file of this folder, all of this shape.
+
+A framework object belongs to one run. The library's patches belong to the process: they go on when the first run wants them,
+or when the library is imported later, and record nothing for a run whose framework object is not tracking.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tracelet.core.guard import say
+from tracelet.errors import ConfigurationError
+from tracelet.frameworks.patching import fault
+
+if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
+    from tracelet.core.metrics import MetricType
+
+__all__ = ["Framework"]
+
+
+class Framework(ABC):
+    """A library whose calls are recorded.
+
+    Args:
+        captures: the library's calls are recorded; without that, only `log_*` records.
+
+    Attributes:
+        identifier: its key in the run's frameworks.
+        module: the module whose import makes the patches possible.
+        package: the top module, whose version counts.
+        since: the oldest version that this was made for.
+        tracking: calls are recorded for the run.
+    """
+
+    identifier: ClassVar[str]
+    module: ClassVar[str]
+    package: ClassVar[str]
+    since: ClassVar[tuple[int, ...]]
+    _wanted: ClassVar[bool] = False
+    _awaited: ClassVar[bool] = False
+
+    def __init__(self, captures: bool = True) -> None:
+        self.captures = captures
+        self.tracking = False
+        self._experiment: Experiment | None = None
+
+    def initialize(self, experiment: Experiment) -> None:
+        """Become a run's framework of this kind, in place of the one that it has, and track."""
+        self._experiment = experiment
+        experiment._frameworks[self.identifier] = self
+        self.start_tracking()
+
+    def start_tracking(self) -> None:
+        """Record the library's calls, if this framework captures any; also again, after `stop_tracking`.
+
+        Raises:
+            ConfigurationError: no run was given by `initialize`.
+        """
+        if self._experiment is None:
+            raise ConfigurationError(f"{type(self).__name__}: call initialize(experiment) first")
+        if self.captures:
+            self.tracking = True
+            self.install()
+
+    def stop_tracking(self) -> None:
+        """Record nothing more for this run."""
+        self.tracking = False
+
+    def log_metric(self, name: str, value: Any, iteration: Any = None) -> None:
+        """Record a point by hand; see `Experiment.log_metric`."""
+        if (experiment := self._of_run()) is not None:
+            experiment.log_metric(name, value, iteration)
+
+    def log_enhanced_metric(
+        self,
+        name: str,
+        value: Any,
+        metric_type: MetricType | str,
+        iteration: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a point with its type and what belongs to it; see `Experiment.log_enhanced`.
+
+        Args:
+            name: the metric's name.
+            value: a number.
+            metric_type: a `MetricType`, its string, or a word of your own.
+            iteration: the step; 0 is step 0.
+            metadata: numbers, strings, booleans; anything else as its `str`.
+        """
+        if (experiment := self._of_run()) is not None:
+            experiment.log_enhanced(name, value, metric_type, iteration, metadata)
+
+    def _of_run(self) -> Experiment | None:
+        if self._experiment is None:
+            say(f"{type(self).__name__}.log_* was called before initialize(experiment): nothing is recorded")
+        return self._experiment
+
+    @classmethod
+    def install(cls) -> None:
+        """Patch the library; one that is not imported yet, when it is."""
+        cls._wanted = True
+        if cls.module in sys.modules:
+            # Not sys.modules[…]: another thread may be in the middle of importing it, and this waits for that.
+            cls._patch_once(importlib.import_module(cls.module))
+        elif not cls._awaited:
+            import wrapt
+
+            cls._awaited = True
+            wrapt.register_post_import_hook(cls._on_import, cls.module)
+
+    @classmethod
+    def uninstall(cls) -> None:
+        """Take the patches off where nobody patched on top, else switch them off."""
+        cls._wanted = False
+        cls.unpatch()
+
+    @classmethod
+    @abstractmethod
+    def patch(cls, module: ModuleType) -> None:
+        """Put the patches on; when they are on, do nothing."""
+
+    @classmethod
+    @abstractmethod
+    def unpatch(cls) -> None:
+        """Take them off; when they are not on, do nothing."""
+
+    @classmethod
+    def _on_import(cls, module: ModuleType) -> None:
+        if cls._wanted:
+            try:
+                cls._patch_once(module)
+            except Exception as error:  # it must not break the user's import
+                fault(f"intercepting {cls.identifier}", error)
+
+    @classmethod
+    def _patch_once(cls, module: ModuleType) -> None:
+        version = str(getattr(sys.modules.get(cls.package), "__version__", ""))
+        found = re.match(r"\d+(\.\d+)*", version)
+        if found is not None and tuple(int(part) for part in found[0].split(".")) < cls.since:
+            oldest = ".".join(str(part) for part in cls.since)
+            say(f"{cls.package} {version} is older than {oldest}, the oldest that tracelet is made for")
+        cls.patch(module)

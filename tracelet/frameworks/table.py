@@ -1,0 +1,44 @@
+"""The table of frameworks. Static: looking for plugins would take longer than all of `start_logging`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Final
+
+from tracelet.frameworks.patching import fault
+
+if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
+    from tracelet.core.options import Options
+
+__all__ = ["FRAMEWORKS", "install_all", "uninstall_all"]
+
+# identifier (also the name of its settings, if it has any) -> our module, its class
+FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
+    "pytorch": ("tracelet.frameworks.pytorch", "PyTorchFramework"),
+}
+
+
+def install_all(experiment: Experiment, options: Options) -> None:
+    """Give a run its frameworks. One that cannot be intercepted costs one line on stderr, and no more."""
+    for identifier, (module, name) in FRAMEWORKS.items():
+        settings = getattr(options, identifier, None)
+        arguments = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+        try:
+            framework = getattr(importlib.import_module(module), name)(**arguments)
+            framework.initialize(experiment)
+        except Exception as error:  # the training does not depend on being recorded
+            fault(f"intercepting {identifier}", error)
+
+
+def uninstall_all() -> None:
+    """Take all patches off; for when no run is left."""
+    for identifier, (module, name) in FRAMEWORKS.items():
+        if (loaded := sys.modules.get(module)) is not None:
+            try:
+                getattr(loaded, name).uninstall()
+            except Exception as error:  # likewise
+                fault(f"letting go of {identifier}", error)
