@@ -1,0 +1,205 @@
+"""What tracelet costs a training process: a call, a start, a stop, a loop beside it; and whether every point arrives.
+
+Each measurement is a fresh process. Bare ones and those under tracelet take turns, so that both meet the same machine; CPU
+time is the measure of a call, because wall time on a busy machine says more about the others. Points are counted in the
+collector's log and in the MLflow store, not by the client.
+
+    python benchmarks/intercept.py --points 20000 --rounds 5 --json intercept.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from home import Home, temporary_home
+from machine import describe
+from report import Report, spread
+from rich.console import Console
+
+TRAINER = Path(__file__).with_name("trainer.py")
+DEADLINE = 600.0
+
+
+def trainer(home: Home, *arguments: str) -> dict[str, Any]:
+    """Run the measured process; what it says."""
+    done = subprocess.run(
+        [sys.executable, TRAINER, *arguments],
+        env=home.environment(),
+        cwd=home.path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    if not done.stdout.strip():
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode} and said nothing")
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def stored(home: Home, run_id: str) -> int:
+    """Points of a run in the MLflow store, asked of its database."""
+    with sqlite3.connect(f"file:{home.path / 'mlflow.db'}?mode=ro", uri=True) as store:
+        (count,) = store.execute(
+            "SELECT count(*) FROM metrics JOIN tags USING (run_uuid) "
+            "WHERE tags.key = 'tracelet.run_id' AND tags.value = ?",
+            (run_id,),
+        ).fetchone()
+    return int(count)
+
+
+def calls(report: Report, home: Home, points: int, rounds: int) -> None:
+    """Cost of a call, and of a stop with a running collector; then where the points are."""
+    bare: list[dict[str, Any]] = []
+    traced: list[dict[str, Any]] = []
+    home.start_collector()
+    for _ in range(rounds):
+        bare.append(trainer(home, "burst", "--points", str(points)))
+        traced.append(trainer(home, "burst", "--points", str(points), "--tracelet"))
+        home.wait_delivered(traced[-1]["run_id"])  # the next round must not meet this one's delivery
+
+    def column(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+        return [float(row[name]) for row in rows]
+
+    for name, title, target in (
+        ("thread_us", "CPU added to a call, training thread, µs", 3.0),
+        ("process_us", "CPU added to a call, whole process, µs", 6.0),
+    ):
+        added = [with_it - without for with_it, without in zip(column(traced, name), column(bare, name), strict=True)]
+        report.add(
+            title,
+            spread(added, 2),
+            beside=f"bare call {spread(column(bare, name), 2)}",
+            target=f"≤ {target:g}",
+            met=statistics.median(added) <= target,
+            rounds=added,
+        )
+    for name, title in (("p50_us", "a call under tracelet, p50, µs"), ("p99_us", "a call under tracelet, p99, µs")):
+        met = statistics.median(column(traced, name)) <= statistics.median(column(bare, name))
+        report.add(
+            title,
+            spread(column(traced, name)),
+            beside=f"bare {spread(column(bare, name))}",
+            target="≤ bare" if name == "p99_us" else "",
+            met=met if name == "p99_us" else None,
+            rounds=column(traced, name),
+        )
+    stops = column(traced, "stop_s")
+    report.add(
+        f"stop_logging after {points:,} points, warm, s",
+        spread(stops, 3),
+        target="< 0.5",
+        met=statistics.median(stops) < 0.5,
+        rounds=stops,
+    )
+    sent = sum(row["sent"] for row in traced)
+    durable = sum(home.durable(row["run_id"]) for row in traced)
+    delivered = sum(stored(home, row["run_id"]) for row in traced)
+    report.add(
+        f"points that arrived, {rounds} clean runs",
+        f"{durable:,} durable, {delivered:,} in MLflow",
+        beside=f"{sent:,} sent",
+        target="all",
+        met=sent == durable == delivered,
+    )
+
+
+def kills(report: Report, home: Home, points: int, rounds: int) -> None:
+    """Points of a trainer that is killed right after its last call."""
+    killed = [
+        trainer(home, "burst", "--points", str(points), "--tracelet", "--before-stop", "die") for _ in range(rounds)
+    ]
+    home.wait_delivered()
+    sent = sum(row["sent"] for row in killed)
+    durable = sum(home.durable(row["run_id"]) for row in killed)
+    report.add(
+        f"points that arrived, {rounds} trainers killed by SIGKILL",
+        f"{durable:,} durable",
+        beside=f"{sent:,} sent",
+        target="all",
+        met=sent == durable,
+    )
+
+
+def stops(report: Report, points: int, rounds: int, parent: Path | None) -> None:
+    """A stop whose collector was started by this very run, or has to be started again."""
+    fresh, after_kill = [], []
+    for _ in range(rounds):
+        with temporary_home(parent) as home:
+            fresh.append(trainer(home, "burst", "--points", str(points), "--tracelet")["stop_s"])
+        with temporary_home(parent) as home:
+            home.start_collector()
+            said = trainer(home, "burst", "--points", str(points), "--tracelet", "--before-stop", "kill collector")
+            after_kill.append(said["stop_s"])
+    for title, took, target in (
+        (f"stop_logging after {points:,} points, collector started by the run, s", fresh, 0.5),
+        (f"stop_logging after {points:,} points, collector just killed, s", after_kill, 2.0),
+    ):
+        report.add(title, spread(took, 3), target=f"< {target:g}", met=statistics.median(took) < target, rounds=took)
+
+
+def starts(report: Report, home: Home, rounds: int) -> None:
+    """Import and start."""
+    home.start_collector()
+    imported = [float(trainer(home, "imports")["import_ms"]) for _ in range(rounds + 1)][1:]
+    started = [trainer(home, "starts") for _ in range(rounds)]
+    first, later = ([float(row[name]) for row in started] for name in ("first_ms", "later_ms"))
+    for title, took, target in (
+        ("import tracelet, ms", imported, 50),
+        ("first start_logging of a process, ms", first, 300),
+        ("later start_logging, ms", later, 20),
+    ):
+        report.add(title, spread(took), target=f"≤ {target}", met=statistics.median(took) <= target, rounds=took)
+
+
+def beside(report: Report, home: Home, pairs: int, seconds: float) -> None:
+    """A loop beside 1,000 points a second."""
+    home.start_collector()
+    slower = trainer(home, "loop", "--pairs", str(pairs), "--seconds", str(seconds))["slower_percent"]
+    report.add(
+        "a pure-Python loop beside 1,000 points/s, % slower",
+        spread(slower, 2),
+        beside="the same points without tracelet",
+        target="≤ 1",
+        met=statistics.median(slower) <= 1.0,
+        rounds=slower,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=20_000, help="of each measured process")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=8, help="phases of the loop, with and without")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each phase of the loop")
+    parser.add_argument(
+        "--dir", type=Path, help="where to put the home and the store; by default among temporary files"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    args = parser.parse_args()
+    console = Console(stderr=True)
+    with temporary_home(args.dir) as home, console.status("") as status:
+        report = Report("interception", describe(home.path, ("torch", "tensorboard", "grpcio", "wrapt", "mlflow")))
+        status.update("import and start")
+        starts(report, home, args.rounds)
+        status.update(f"{args.rounds} rounds of {args.points:,} calls, bare and under tracelet, each until delivered")
+        calls(report, home, args.points, args.rounds)
+        status.update("trainers that are killed")
+        kills(report, home, args.points, 1)
+        status.update(f"a loop beside 1,000 points/s: {2 * args.pairs} phases of {args.seconds:g} s")
+        beside(report, home, args.pairs, args.seconds)
+        status.update("stops without a running collector")
+        stops(report, args.points, args.rounds, args.dir)
+    report.show(args.json)
+
+
+if __name__ == "__main__":
+    main()

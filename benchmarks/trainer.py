@@ -1,0 +1,198 @@
+"""The process that `intercept.py` measures: logs with a SummaryWriter as any script would, and says what that cost as JSON.
+
+python benchmarks/trainer.py burst --points 20000 --tracelet
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+TAGS = ("train/loss", "train/accuracy", "train/grad_norm", "lr")
+_CONNECT_DEADLINE = 20.0
+
+
+def burst(points: int, traced: bool, before_stop: str) -> dict[str, Any]:
+    """Log as fast as it goes, with a clock around each call.
+
+    Args:
+        points: how many.
+        traced: under tracelet.
+        before_stop: "kill collector": SIGKILL for it before `stop_logging`; "die": SIGKILL for this process instead.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = start() if traced else None
+    writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
+    add_scalar, clock = writer.add_scalar, time.perf_counter_ns
+    for tag in TAGS:
+        add_scalar(tag, 0.0, -1)
+    if run is not None:
+        settle(run)
+    took = [0] * points
+    width = len(TAGS)
+    thread_before, process_before = time.thread_time_ns(), time.process_time_ns()
+    for step in range(points // width):
+        for at, tag in enumerate(TAGS):
+            begun = clock()
+            add_scalar(tag, 1.0 / (step + 1), step)
+            took[step * width + at] = clock() - begun
+    thread = time.thread_time_ns() - thread_before
+    if before_stop == "die":
+        print(json.dumps({"run_id": run.id if run else "", "sent": points + width}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    stopped = 0.0
+    if run is not None:
+        stopped = stop(kill_collector=before_stop == "kill collector")
+    writer.close()
+    process = time.process_time_ns() - process_before
+    took.sort()
+    return {
+        "run_id": run.id if run is not None else "",
+        "sent": points + width,
+        "thread_us": thread / points / 1e3,
+        "process_us": process / points / 1e3,
+        "p50_us": took[points // 2] / 1e3,
+        "p99_us": took[points * 99 // 100] / 1e3,
+        "max_us": took[-1] / 1e3,
+        "stop_s": stopped,
+    }
+
+
+def start() -> Any:
+    """Start a run."""
+    import tracelet
+
+    return tracelet.start_logging(project="bench")
+
+
+def settle(run: Any) -> None:
+    """Wait until the sender has connected and sent what there is: gRPC's import is paid once for each process."""
+    until = time.monotonic() + _CONNECT_DEADLINE
+    while True:
+        recorded, durable = run.progress()
+        if durable >= recorded:
+            return
+        if time.monotonic() > until:
+            raise TimeoutError(f"{durable} of {recorded} records are durable after {_CONNECT_DEADLINE} s")
+        time.sleep(0.01)
+
+
+def stop(kill_collector: bool = False) -> float:
+    """Stop the run; how long that took."""
+    import tracelet
+
+    if kill_collector:
+        endpoint = json.loads((Path(os.environ["TRACELET_HOME"]) / "endpoint.json").read_text())
+        os.kill(endpoint["pid"], signal.SIGKILL)
+    begun = time.perf_counter()
+    tracelet.stop_logging()
+    return time.perf_counter() - begun
+
+
+def imports() -> dict[str, Any]:
+    """`import tracelet` in an interpreter that has nothing of it."""
+    begun = time.perf_counter()
+    import tracelet
+
+    return {"import_ms": (time.perf_counter() - begun) * 1e3, "version": tracelet.__version__}
+
+
+def starts(times: int) -> dict[str, Any]:
+    """The first start_logging of a process (whose script has imported torch and tracelet), and later ones."""
+    import torch.utils.tensorboard  # noqa: F401
+
+    import tracelet
+
+    took = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        tracelet.start_logging(project="bench")
+        took.append((time.perf_counter() - begun) * 1e3)
+        tracelet.stop_logging()
+    return {"first_ms": took[0], "later_ms": statistics.median(took[1:])}
+
+
+def loop(rate: int, pairs: int, seconds: float) -> dict[str, Any]:
+    """A pure-Python loop beside a thread that logs `rate` points a second: phases with and without tracelet take turns."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
+    halt = threading.Event()
+
+    def log() -> None:
+        due, step = time.perf_counter(), 0
+        while not halt.is_set():
+            writer.add_scalar("loss", 0.5, step)
+            step += 1
+            due += 1 / rate
+            if (wait := due - time.perf_counter()) > 0:
+                time.sleep(wait)
+
+    threading.Thread(target=log, name="logs", daemon=True).start()
+    units(seconds / 2)
+    slower, run_ids = [], []
+    for number in range(pairs):
+        rates = {}
+        for traced in (True, False) if number % 2 else (False, True):
+            if traced:
+                run = start()
+                run_ids.append(run.id)
+                settle_once(run)
+            rates[traced] = units(seconds)
+            if traced:
+                stop()
+        slower.append((rates[False] / rates[True] - 1) * 100)
+    halt.set()
+    return {"slower_percent": slower, "run_ids": run_ids}
+
+
+def settle_once(run: Any) -> None:
+    """Wait until something of the run is durable, while others log."""
+    until = time.monotonic() + _CONNECT_DEADLINE
+    while run.progress()[1] == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def units(seconds: float) -> float:
+    """Turns of a pure-Python loop, in a second of wall time."""
+    turns, begun = 0, time.perf_counter()
+    while (passed := time.perf_counter() - begun) < seconds:
+        total = 0
+        for number in range(10_000):
+            total += number * number % 7
+        turns += 1
+    return turns / passed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("burst", "imports", "starts", "loop"))
+    parser.add_argument("--points", type=int, default=20_000)
+    parser.add_argument("--tracelet", action="store_true")
+    parser.add_argument("--before-stop", default="", choices=("", "kill collector", "die"))
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    args = parser.parse_args()
+    match args.what:
+        case "burst":
+            said = burst(args.points, args.tracelet, args.before_stop)
+        case "imports":
+            said = imports()
+        case "starts":
+            said = starts(times=6)
+        case _:
+            said = loop(1000, args.pairs, args.seconds)
+    print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main()
