@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tracelet.core.experiment import new_run_id
+from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command
 from tracelet.launch.interpreter import Interpreter
 
-__all__ = ["Asked", "leave"]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The options of `tracelet run`; None was not given."""
-
-    project: str | None = None
-    name: str | None = None
-    backend: str | None = None
-    wait: bool = False
+__all__ = ["leave"]
 
 
 def leave(

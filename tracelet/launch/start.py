@@ -13,8 +13,9 @@ from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.errors import ConfigurationError
 from tracelet.frameworks.table import FRAMEWORKS
+from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command, Kind, understand
-from tracelet.launch.environment import Asked, leave
+from tracelet.launch.environment import leave
 from tracelet.launch.interpreter import Interpreter, examine
 
 __all__ = ["start"]

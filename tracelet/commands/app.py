@@ -1,0 +1,122 @@
+"""The commands and their options, as typer reads them. What a command does is in a file of its own, imported when used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tracelet.version import __version__
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="tracelet",
+    help="Metrics of unmodified training scripts, whole, in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Whatever follows the command belongs to the command.
+_VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tracelet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tracelet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings=_VERBATIM, options_metavar="[OPTIONS]")
+def run(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", show_default=False, help="script.py …, -m module …, or any command."),
+    ] = None,
+    project: Annotated[str | None, typer.Option(metavar="P", help="MLflow experiment.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="N", help="The run's name.  [default: script and time]")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="B", help="Tracker, or several: a,b.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Do not end before everything is delivered.")] = False,
+) -> None:
+    """Run a command, and record what it logs. Its code, process and exit code stay what they are.
+
+    Options come before the command; what follows it is the command's own.
+
+      tracelet run --project digits train.py --epochs 3
+
+      tracelet run python -u train.py
+
+      tracelet run torchrun --nproc-per-node 2 train.py
+    """
+    # `tracelet.cli` reads these options itself and comes here for the help alone; this is for whoever calls `app`.
+    from tracelet.launch.arguments import Asked
+    from tracelet.launch.start import start
+
+    raise typer.Exit(start(command or [], Asked(project=project, name=name, backend=backend, wait=wait)))
+
+
+@app.command()
+def status(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: one JSON document on standard output.")
+    ] = False,
+) -> None:
+    """Show the runs: what was received, and how far each tracker has got."""
+    from tracelet.commands.status import show
+
+    show(as_json=as_json)
+
+
+@app.command()
+def wait(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", show_default=False, help="Id, start of an id, or name.  [default: all runs]"),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="Seconds.  [default: for ever]")] = None,
+) -> None:
+    """Wait until everything is delivered everywhere. A collector is started when none runs.
+
+    Exit code 0 when all is delivered, 1 with what is missing, 2 when there is no such run. A run that is still being
+    written counts as what it has sent so far.
+    """
+    from tracelet.commands.wait import wait_for
+
+    raise typer.Exit(wait_for(run, timeout))
+
+
+@app.command()
+def stop(
+    timeout: Annotated[float, typer.Option(metavar="S", min=0.0, help="Seconds that it may go on delivering.")] = 10.0,
+) -> None:
+    """Stop the local collector. What is not delivered is kept; the next collector goes on with it."""
+    from tracelet.commands.stop import stop_collector
+
+    raise typer.Exit(stop_collector(timeout))
+
+
+@app.command()
+def collector(
+    home: Annotated[
+        str | None, typer.Option(metavar="H", help="Where it keeps its log.  [default: TRACELET_HOME]")
+    ] = None,
+    idle: Annotated[
+        float | None, typer.Option(metavar="S", min=0.0, help="End after so many seconds without work.")
+    ] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen there too (loopback only).")] = None,
+) -> None:
+    """Run a collector here, in the foreground. Scripts start one by themselves."""
+    from tracelet.commands.collector import serve
+
+    serve(home, idle, listen)
