@@ -92,6 +92,8 @@ class Sender:
 
     def _run(self) -> None:
         backoff = _MIN_BACKOFF
+        # Importing gRPC takes the interpreter from the script for a tenth of a second: not while start_logging runs.
+        self._wait(self._interval)
         while not self._abandoned:
             before = self._durable
             try:
