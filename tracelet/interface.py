@@ -83,7 +83,7 @@ def start_logging(
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
     if (before := active.in_context()) is not None:
-        _stop(before, RunStatus.FINISHED, "")
+        _hand_over(before)
     run = Experiment(_plan(options, home, backends, new_run_id(), owner=True))
     run.begin()
     _activate(run, options)
@@ -228,6 +228,12 @@ def _stop(run: Experiment, status: RunStatus, reason: str) -> None:
 
         frameworks.uninstall_all()
         exits.uninstall()
+
+
+def _hand_over(run: Experiment) -> None:
+    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
+    run.stop(*exits.outcome(), deadline=0.0)
+    active.end(run)
 
 
 def _stop_all() -> None:

@@ -81,11 +81,9 @@ class Sender:
         """
         self._finishing.set()
         self._wake.set()
-        finished = self._done.wait(deadline)
+        self._done.wait(deadline)
         self._abandoned = True
         self._wake.set()
-        if not finished:
-            self._thread.join(1.0)
         return self._durable >= self._spool.claimed
 
     # -- the thread
