@@ -1,0 +1,95 @@
+"""What the reference says of commands and settings is what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+import typer.main
+
+from tests.support.pages import ROOT, blocks
+from tracelet.commands.app import app
+from tracelet.core.options import Options
+from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.settings import TraceletSettings
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands)
+
+
+def options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+
+
+def test_command_line_page_has_every_command_and_option(commands: dict[str, Any]) -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    sections = dict(re.findall(r"^## tracelet (\w+)\n+```text\n(.+?)\n```", page, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == commands.keys()
+    for name, usage in sections.items():
+        assert set(re.findall(r"--\w+", usage)) == options(commands[name]) - {"--help"}, name
+
+
+def test_commands_in_the_pages_exist(commands: dict[str, Any]) -> None:
+    lines = [
+        (block, line.partition("#")[0])
+        for block in blocks("bash", "console", "sh")
+        for line in block.code.splitlines()
+        if line.startswith("tracelet ")
+    ]
+    assert lines
+    for block, line in lines:
+        _, name, *words = shlex.split(line)
+        assert name in commands, f"{block}: {line}"
+        ours = words[: next((at for at, word in enumerate(words) if not word.startswith("-")), None)]
+        assert {word.partition("=")[0] for word in ours if word.startswith("--")} <= options(commands[name]), str(block)
+
+
+def test_configuration_page_has_every_setting_and_its_variable() -> None:
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    listed = dict(re.findall(r"^\| `(TRACELET_\w+)` \| `([\w.]+)` \|", page, re.MULTILINE))
+    expected = {}
+    for name, field in TraceletSettings.model_fields.items():
+        nested = getattr(field.annotation, "model_fields", None)
+        for setting in [f"{name}.{inner}" for inner in nested] if nested else [name]:
+            expected["TRACELET_" + setting.upper().replace(".", "__")] = setting
+    assert listed == expected
+
+
+def test_configuration_page_has_the_defaults() -> None:
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    listed = dict(re.findall(r"^\| `TRACELET_\w+` \| `([\w.]+)` \| `([\w.]+)` \|", page, re.MULTILINE))
+    assert len(listed) >= 6
+    for setting, default in listed.items():
+        value: object = Options()
+        for part in setting.split("."):
+            value = getattr(value, part)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        assert default == (f"{value:g}" if isinstance(value, float) else str(value).lower()), setting
+
+
+def test_status_document_is_as_documented() -> None:
+    from tracelet.commands.status import as_document
+
+    (documented,) = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    reply = wire.StatusReply(
+        collector=wire.CollectorInfo(pid=1, version="0", address="a", home="h"),
+        runs=[
+            wire.RunState(
+                run_id="r", status=1, labels={"/runs/a": "a"}, backends=[wire.BackendState(kind="mlflow", state="ok")]
+            )
+        ],
+    )
+
+    def shape(document: object) -> object:
+        if isinstance(document, dict):
+            return {key if "/" not in key else "": shape(value) for key, value in document.items()}
+        return [shape(each) for each in document] if isinstance(document, list) else type(document)
+
+    assert shape(as_document(reply)) == shape(documented)
