@@ -154,7 +154,7 @@ def _event(blob: SpoolBlob) -> pb.Event | None:
     try:
         said = json.loads(blob.payload)
         return _EVENTS[blob.kind](said)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

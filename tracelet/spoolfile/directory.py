@@ -138,8 +138,11 @@ class SpoolDirectory:
         return self.path / f"{number:08d}-{suffix}.seg"
 
     def remove(self) -> None:
-        """Delete the spool and, when it was the last of its run, the run's folder."""
-        for path in self.path.iterdir():
+        """Delete the spool and, when it was the last of its run, the run's folder.
+
+        `spool.json` goes last: should this be cut short, whoever finds the rest still knows whose it is.
+        """
+        for path in sorted(self.path.iterdir(), key=lambda path: path.name == "spool.json"):
             path.unlink(missing_ok=True)
         self.path.rmdir()
         try:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tracelet.core.metrics import RunStatus
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.proto.v1 import records_pb2 as records
 
 __all__ = [
     "Append",
@@ -44,7 +45,12 @@ class SequenceGap(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """A stream as the log knows it."""
+    """A stream as the log knows it.
+
+    Attributes:
+        next_seq: the first position that is not durable.
+        ended: a `RunEnd` is in it.
+    """
 
     stream: int
     run_id: str
@@ -52,14 +58,21 @@ class StreamRow:
     epoch: int
     owner: bool
     next_seq: int
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """A validated batch to be appended. What the log has already is trimmed, and the bytes stored as they came otherwise."""
+    """A validated batch to be appended. What the log has already is trimmed, and the bytes stored as they came otherwise.
+
+    Attributes:
+        payload: the batch, serialised.
+        batch: the same, parsed, where whoever validated it has it at hand: a batch is parsed once.
+    """
 
     stream: int
     payload: bytes
+    batch: records.Batch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +175,7 @@ class RunRow:
 
 
 class Log(Protocol):
-    """Thread-safe. Writers are serialised inside; readers never wait for them."""
+    """Thread-safe. Writers are serialised inside; readers never wait for them. Every call may raise `LogFailed`."""
 
     def open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
         """The stream of a writer's epoch, made (with its run and its cursors) when it is new. Durable.
@@ -197,14 +210,20 @@ class Log(Protocol):
     def cursors(self, run_id: str | None = None) -> list[BackendCursor]:
         """All cursors, or those of one run."""
 
+    def overview(self, run_id: str | None = None) -> list[tuple[RunRow, list[BackendCursor]]]:
+        """Runs with their cursors, all of one moment: the counts of a run add up. Oldest first."""
+
     def read(self, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
         """What comes after the cursor of a run's backend: at least one batch, or None."""
 
     def commit(self, run_id: str, kind: str, progress: Progress) -> None:
         """Move a cursor, with the counts, the dead letters and the exporter's state. Durable.
 
+        A cursor never moves back: progress that is behind it was committed before, and is left out.
+
         Raises:
             LogFailed: nothing of this call counts.
+            ValueError: there is no such cursor, or the counts are not those of the points it would pass.
         """
 
     def recall(self, run_id: str, kind: str, keys: Sequence[int]) -> Mapping[int, int]:
