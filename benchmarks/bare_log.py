@@ -24,6 +24,7 @@ from tracelet.proto.v1 import collector_pb2_grpc as service
 __all__ = ["BareLog"]
 
 Done = Callable[[], None]
+_OVER = 0  # no batch ends there
 
 
 class BareLog:
@@ -72,15 +73,18 @@ class BareCollector(service.CollectorServicer):
         self._credit = credit
 
     def Publish(self, request_iterator: Iterator[wire.ClientFrame], context: Any) -> Iterator[wire.ServerFrame]:
-        answers: SimpleQueue[wire.ServerFrame | None] = SimpleQueue()
+        ends: SimpleQueue[int] = SimpleQueue()
 
         def take() -> None:
-            for frame in request_iterator:
-                batch = frame.batch
-                end = batch.first_seq + batch.count
-                ack = wire.ServerFrame(ack=wire.Ack(next_seq=end, credit=self._credit))
-                self._log.append(batch.SerializeToString(), lambda ack=ack: answers.put(ack))
-            answers.put(None)
+            try:
+                for frame in request_iterator:
+                    batch = frame.batch
+                    end = batch.first_seq + batch.count
+                    self._log.append(batch.SerializeToString(), lambda end=end: ends.put(end))
+            except grpc.RpcError:  # how the end of a client's stream looks from here
+                return
+            finally:
+                ends.put(_OVER)
 
         next(request_iterator)
         yield wire.ServerFrame(
@@ -92,7 +96,13 @@ class BareCollector(service.CollectorServicer):
             )
         )
         threading.Thread(target=take, name="bare-take", daemon=True).start()
-        yield from iter(answers.get, None)
+        over = False
+        while not over:
+            known = [ends.get()]
+            while not ends.empty():
+                known.append(ends.get())
+            over = _OVER in known
+            yield wire.ServerFrame(ack=wire.Ack(next_seq=max(known), credit=self._credit))  # acks are cumulative
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import grpc
 from bare_log import BareLog
 from home import Home, temporary_home
 from machine import describe
@@ -108,7 +109,9 @@ def bare_server(folder: Path, credit: int) -> tuple[subprocess.Popen[bytes], str
             *("--socket", socket, "--file", folder / f"{name}.db", "--credit", str(credit)),
         ]
     )
-    return server, f"unix:{socket}"
+    address = f"unix:{socket}"
+    grpc.channel_ready_future(grpc.insecure_channel(address)).result(timeout=30)
+    return server, address
 
 
 def welcomed_credit(home: Home) -> int:
