@@ -1,0 +1,191 @@
+"""The worker process: speaks to one kind of tracker for the scheduler at the other end of its socket.
+
+    <interpreter> -m tracelet_collector.delivery.worker <descriptor>
+
+It runs in the Python of the training script, which has the tracker's SDK. It decodes what the log kept, hands it to the
+exporter, and says what became of it. It commits nothing, and keeps nothing that a successor would need. It ends when the
+scheduler hangs up, and on Linux with the scheduler's process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tracelet.core.metrics import Metric
+from tracelet.errors import BackendNotInstalledError
+from tracelet.proto import codec
+from tracelet.proto.v1 import records_pb2 as pb
+from tracelet.version import __version__
+from tracelet_collector.delivery.frames import FRAMES_VERSION, Channel, Disconnected, pack, pack_pairs, unpack_pairs
+from tracelet_collector.delivery.locks import exclusive
+from tracelet_collector.exporters.base import Dead, Exporter, Item, Outcome, Paused, Retryable, Run
+from tracelet_collector.exporters.table import EXPORTERS
+
+__all__ = ["main"]
+
+_PR_SET_PDEATHSIG: Final = 1
+_LOCK_PATIENCE: Final = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until the scheduler hangs up.
+
+    Args:
+        arguments: the descriptor of the socket.
+    """
+    _die_with_parent()
+    os.dup2(2, 1)  # SDKs print; nobody is to read it but the log
+    channel = Channel(socket.socket(fileno=int(arguments[0])))
+    try:
+        exporter, locks = _greet(channel)
+        while exporter is not None:
+            header, payload = channel.receive()
+            answer, carried = _answer(channel, exporter, locks, header, payload)
+            channel.send(answer, carried)
+    except Disconnected:
+        pass
+    return 0
+
+
+def _greet(channel: Channel) -> tuple[Exporter | None, Path]:
+    header, _ = channel.receive()
+    locks = Path(header["locks"])
+    if header["version"] != FRAMES_VERSION:
+        message = (
+            f"tracelet {__version__} of {sys.executable} does not understand this collector, which is of another version. "
+            "Stop it with `tracelet stop`: the next run starts one that fits"
+        )
+        channel.send({"say": "refused", "message": message})
+        return None, locks
+    try:
+        exporter = _load(header["kind"])
+    except Paused as error:
+        channel.send({"say": "refused", "message": str(error)})
+        return None, locks
+    channel.send({"say": "ready", "version": FRAMES_VERSION, "pid": os.getpid(), "batch_points": exporter.batch_points})
+    return exporter, locks
+
+
+def _load(kind: str) -> Exporter:
+    entry = EXPORTERS.get(kind)
+    if entry is None:
+        raise Paused(f"tracelet {__version__} of {sys.executable} has no exporter for {kind!r}: upgrade it")
+    try:
+        made: Exporter = getattr(importlib.import_module(entry.module), entry.name)()
+        return made
+    except ModuleNotFoundError as error:
+        if error.name == entry.package:
+            raise Paused(str(BackendNotInstalledError(kind, entry.package, sys.executable))) from error
+        traceback.print_exc()
+        raise Paused(f"{sys.executable} cannot import {entry.package}: {error}. Reinstall it") from error
+    except Exception as error:
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise Paused(f"{sys.executable} cannot import {entry.package}: {said}. Reinstall it") from error
+
+
+class _Memory:
+    """The run's memory, which the scheduler keeps: asked for over the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def recall(self, keys: Sequence[int]) -> Mapping[int, int]:
+        self._channel.send({"say": "recall"}, pack(keys))
+        _, payload = self._channel.receive()
+        return unpack_pairs(payload)
+
+
+def _answer(
+    channel: Channel, exporter: Exporter, locks: Path, header: Mapping[str, Any], payload: bytes
+) -> tuple[dict[str, Any], bytes]:
+    try:
+        items = _decode(header, payload)
+    except Exception as error:
+        traceback.print_exc()
+        return {"say": "unreadable", "message": f"{type(error).__name__}: {error}"}, b""
+    run = Run(**header["run"])
+    state = header["state"]
+    try:
+        with exclusive(locks, run.target, _LOCK_PATIENCE):
+            outcome = exporter.export(run, items, json.loads(state) if state else {}, _Memory(channel))
+        _check(outcome, items)
+    except Disconnected:
+        raise
+    except Retryable as error:
+        return {"say": "retry", "message": str(error), "after": error.retry_after}, b""
+    except Paused as error:
+        return {"say": "pause", "message": str(error)}, b""
+    except Exception as error:
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return {"say": "broken", "message": said[:400]}, b""
+    after = json.dumps(outcome.state)
+    return {
+        "say": "exported",
+        "delivered": outcome.delivered,
+        "collapsed": outcome.collapsed,
+        "rerouted": outcome.rerouted,
+        "dead": [_letter(dead) for dead in outcome.dead],
+        "state": None if after == state else after,
+    }, pack_pairs(outcome.stamps)
+
+
+def _decode(header: Mapping[str, Any], payload: bytes) -> list[Item]:
+    """The records of a chunk. Its bytes are the dictionaries' definitions, then the batches."""
+    view = memoryview(payload)
+    names: dict[int, dict[int, pb.TagDef]] = {}
+    for stream, sizes in header["dictionaries"]:
+        known = names[stream] = {}
+        for size in sizes:
+            definition = pb.TagDef.FromString(bytes(view[:size]))
+            known[definition.id] = definition
+            view = view[size:]
+    items: list[Item] = []
+    for lsn, stream, size in header["batches"]:
+        batch = pb.Batch.FromString(bytes(view[:size]))
+        view = view[size:]
+        items += [Item(lsn, seq, record) for seq, record in codec.decode(batch, names.setdefault(stream, {}))]
+    return items
+
+
+def _check(outcome: Outcome, items: Sequence[Item]) -> None:
+    points = sum(isinstance(item.record, Metric) for item in items)
+    told = outcome.delivered + outcome.collapsed + outcome.rerouted + len(outcome.dead)
+    if told != points:
+        raise AssertionError(f"the exporter was given {points} points and accounts for {told}")
+
+
+def _letter(dead: Dead) -> dict[str, Any]:
+    point = dead.item.record
+    assert isinstance(point, Metric)
+    told = {"name": point.name, "value": point.value, "step": point.step, "wall_time": point.wall_time}
+    return {
+        "lsn": dead.item.lsn,
+        "seq": dead.item.seq,
+        "name": point.name,
+        "error": dead.error,
+        "point": json.dumps(told, ensure_ascii=False),
+    }
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # an SDK's threads must not keep it
