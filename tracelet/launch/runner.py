@@ -38,6 +38,8 @@ def _run(kind: str, target: str, safe: bool, told: _Told) -> None:
     except SystemExit as end:
         code, words = _exit_code(end)
         told.exit(code, words)
+        if sys.flags.inspect:
+            _hide_our_frames()  # python -i reports it, and goes on to the prompt
         raise
     except BaseException as error:
         # The interpreter dies of an interrupt by the signal itself.
@@ -57,7 +59,7 @@ def _execute(kind: str, target: str, safe: bool) -> None:
 
         # What `python -m` itself calls: its messages, its frames.
         if kind == "archive":
-            sys.path.insert(0, os.path.abspath(target))
+            sys.path.insert(0, _absolute(target))
             runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
             return
         if not safe:
@@ -76,8 +78,10 @@ def _execute(kind: str, target: str, safe: bool) -> None:
 
     if not safe:
         sys.path.insert(0, os.path.dirname(os.path.realpath(target)))
-    path = os.path.abspath(target)
+    path = _absolute(target)
     module.__file__ = path
+    if "__cached__" in globals():
+        vars(module)["__cached__"] = None
     module.__loader__ = SourceFileLoader("__main__", path)
     with open_code(path) as file:
         source = file.read()
@@ -89,9 +93,11 @@ def _main_has() -> dict[str, Any]:
     has: dict[str, Any] = {"__builtins__": builtins}
     if "__annotations__" in globals():
         has["__annotations__"] = {}
-    if "__cached__" in globals():
-        has["__cached__"] = None
     return has
+
+
+def _absolute(path: str) -> str:
+    return os.path.join(os.getcwd(), path)  # as Python makes it: not normalised
 
 
 def _exit_code(end: SystemExit) -> tuple[int, str]:
