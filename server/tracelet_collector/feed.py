@@ -1,0 +1,135 @@
+"""Brings the items of a spool into the log, in the writer's place: cut into batches, checked, queued, waited for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from typing import Final
+
+from tracelet.proto import codec
+from tracelet.proto.v1 import records_pb2 as records
+from tracelet.spoolfile import SpoolBlob, SpoolItem, SpoolLost, SpoolPoint
+from tracelet_collector.committer import Committer, Outcome, Pending
+from tracelet_collector.log.base import Append, LogFailed, StreamRow
+
+__all__ = ["Feed", "ImplausibleSpool"]
+
+_AT_ONCE: Final = 1000
+_WINDOW: Final = 16
+_COMMIT_SECONDS: Final = 120.0
+_MOST_LOST: Final = 2**31
+
+
+class ImplausibleSpool(ValueError):
+    """A spool claims positions that no writer reaches: a file in it is not what its name says."""
+
+
+class Feed:
+    """One stream's records on their way from its spool to the log.
+
+    Args:
+        committer: where batches go.
+        row: the stream; it goes on from `row.next_seq`.
+        dictionary: the stream's durable definitions.
+
+    Attributes:
+        position: the first position that was not put.
+        ended: a `RunEnd` is in the stream.
+        lost: positions whose content is gone.
+        last_wall_time: of the newest point that was put, or 0.
+    """
+
+    def __init__(self, committer: Committer, row: StreamRow, dictionary: Mapping[int, bytes]) -> None:
+        self.position = row.next_seq
+        self.ended = row.ended
+        self.lost = 0
+        self.last_wall_time = 0.0
+        self._committer = committer
+        self._row = row
+        self._known = set(dictionary)
+        self._under_way: deque[Future[Outcome]] = deque()
+
+    def put(self, items: Sequence[SpoolItem]) -> None:
+        """Put consecutive items, from `position` on.
+
+        Raises:
+            ImplausibleSpool: see there; what came before is taken.
+            LogFailed: the log takes nothing now. Begin anew, from what it has, later.
+        """
+        waiting = iter(items)
+        while some := list(islice(waiting, _AT_ONCE)):
+            for item in some:
+                match item:
+                    case SpoolLost(seq, missing) if missing > _MOST_LOST:
+                        raise ImplausibleSpool(f"it claims that {missing} positions are missing from {seq} on")
+            for batch in self._batches(some):
+                self.put_batch(batch)
+
+    def put_batch(self, batch: records.Batch) -> None:
+        """Put a valid batch that starts at `position`."""
+        while len(self._under_way) >= _WINDOW:
+            self._wait_for_oldest()
+        counted = codec.tally(batch)
+        future: Future[Outcome] = Future()
+        append = Append(self._row.stream, batch.SerializeToString(), batch)
+        self._committer.submit(Pending(self._row.run_id, append, counted.points, future.set_result))
+        self._under_way.append(future)
+        self.position = batch.first_seq + batch.count
+        self.lost += sum(span.count for span in batch.lost)
+        self.last_wall_time = max(self.last_wall_time, counted.last_wall_time)
+        self.ended = self.ended or any(event.HasField("run_end") for event in batch.events)
+
+    def flush(self) -> None:
+        """Wait until everything that was put is durable.
+
+        Raises:
+            LogFailed: it is not.
+        """
+        while self._under_way:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        try:
+            outcome = self._under_way.popleft().result(_COMMIT_SECONDS)
+        except TimeoutError:
+            raise LogFailed(f"the log did not answer within {_COMMIT_SECONDS:.0f} s") from None
+        if not isinstance(outcome, int):
+            raise outcome if isinstance(outcome, LogFailed) else LogFailed(str(outcome))
+
+    def _batches(self, items: Sequence[SpoolItem]) -> Iterator[records.Batch]:
+        """Valid batches of these items. Damage may have taken a definition: then its points are lost too."""
+        known = set(self._known)
+        batches = list(codec.encode(items))
+        try:
+            for batch in batches:
+                codec.validate(batch, known)
+                known |= _defined(batch)
+        except codec.MalformedBatch:
+            known = set(self._known)
+            batches = list(codec.encode(_sound(items, known)))
+        self._known = known
+        return iter(batches)
+
+
+def _sound(items: Sequence[SpoolItem], known: set[int]) -> Iterator[SpoolItem]:
+    """The items, with whatever does not go together with what came before declared lost; `known` grows."""
+    for item in items:
+        if type(item) is SpoolPoint:
+            yield item if item.tag in known else SpoolLost(item.seq, 1)
+        elif type(item) is SpoolBlob:
+            (batch,) = codec.encode([item])
+            try:
+                codec.validate(batch, known)
+            except codec.MalformedBatch:
+                yield SpoolLost(item.seq, 1)
+            else:
+                known |= _defined(batch)
+                yield item
+        else:
+            yield item
+
+
+def _defined(batch: records.Batch) -> set[int]:
+    return {event.tag_def.id for event in batch.events if event.HasField("tag_def")}
