@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from tracelet.core.metrics import RunStatus
 from tracelet.core.options import Options
 from tracelet.errors import CollectorError
 from tracelet.proto.codec import status_from_wire
-from tracelet.spoolfile import SpoolDirectory
+from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 from tracelet.transport import local
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["wait_for"]
 
 _POLL: Final = 0.1
 _START_DEADLINE: Final = 10.0
-_PREFIX: Final = 4  # shorter ones are names
+_SHORTEST_PREFIX: Final = 4
 
 
 def wait_for(wanted: str | None, timeout: float | None) -> int:
@@ -41,143 +42,155 @@ def wait_for(wanted: str | None, timeout: float | None) -> int:
         The exit code: 0 delivered, 1 something is missing (said on stderr), 2 there is no such run.
 
     Raises:
-        CollectorError: no collector could be started.
+        CollectorError: none could be started, or it did not answer, until the time was over.
     """
     home = usable_home(Options.load().home)
     until = time.monotonic() + timeout if timeout is not None else float("inf")
     watch = _Watch(home, wanted)
+    said: set[str] = set()
     with _progress() as show:
         while True:
             try:
-                watch.look(_ask(home, until))
+                known = watch.look(until)
             except CollectorError as error:
                 if time.monotonic() >= until:
                     raise
-                _tell_once(watch.told, str(error))
+                _say_once(said, f"{error}. Waiting goes on.")
             else:
-                if not watch.found:
-                    break
+                if not known:
+                    sys.stderr.write(
+                        f"tracelet: {wanted!r} is neither a run's id or name nor the start of one id; "
+                        f"`tracelet status` lists the runs\n"
+                    )
+                    return 2
                 show(watch.done, watch.total)
-                for words in watch.trouble():
-                    _tell_once(watch.told, words)
+                for words in watch.troubles:
+                    _say_once(said, f"{words}. Waiting goes on.")
                 if not watch.missing or time.monotonic() >= until:
                     break
-            time.sleep(_POLL)
-    if not watch.found:
-        sys.stderr.write(
-            f"tracelet: {wanted!r} is neither a run's id or name nor the start of one id; `tracelet status` lists the runs\n"
-        )
-        return 2
+            time.sleep(min(_POLL, max(until - time.monotonic(), 0.0)))
     for words in watch.missing:
         sys.stderr.write(f"tracelet: {words}\n")
     return 1 if watch.missing else 0
 
 
 class _Watch:
-    """What is known of the runs that are waited for.
+    """How the runs stand that are waited for.
 
     A run that is still being written counts as what it had sent when it was first seen.
 
     Attributes:
-        found: there are such runs, or none was asked for by name.
         missing: what is not delivered, in words.
-        done: points that are accounted for in every backend, summed up.
+        troubles: backends that take nothing now, in words.
+        done: points that are accounted for in their backends, summed up.
         total: points that shall be.
-        told: what was said already.
     """
 
     def __init__(self, home: Path, wanted: str | None) -> None:
-        self.found = wanted is None
         self.missing: list[str] = []
+        self.troubles: list[str] = []
         self.done = 0
         self.total = 0
-        self.told: set[str] = set()
         self._home = home
         self._wanted = wanted
+        self._chosen: list[str] | None = None if wanted is not None else [""]
         self._sent: dict[str, int] = {}
-        self._troubles: list[str] = []
 
-    def look(self, reply: wire.StatusReply) -> None:
-        """Take in how things stand."""
-        spools = self._spools()
-        known = {run.run_id: run.name for run in reply.runs} | {
-            run_id: name for run_id, (name, _) in spools.items() if run_id not in {run.run_id for run in reply.runs}
-        }
-        chosen = _choose(known, self._wanted)
-        self.found = self._wanted is None or bool(chosen)
-        self.missing, self._troubles, self.done, self.total = [], [], 0, 0
-        states = {run.run_id: run for run in reply.runs}
-        for run_id in chosen:
-            what = f"{known[run_id]} ({run_id[:12]})"
-            _, dead = spools.get(run_id, ("", False))
-            # While the collector reads a dead writer's spool in, it holds the lock that tells us so: then it counts it.
-            if dead or (run_id in spools and reply.pending_spools):
-                self.missing.append(f"{what}: what its processes left is not read in yet")
-                continue
-            if run_id in states:
-                self._look_at(states[run_id], what)
+    def look(self, until: float) -> bool:
+        """Ask the collector; one is started when there is none.
 
-    def trouble(self) -> Iterator[str]:
-        """Backends that do not take anything now: worth knowing while one waits."""
-        yield from self._troubles
+        Returns:
+            Whether there are such runs.
 
-    def _look_at(self, run: wire.RunState, what: str) -> None:
-        writing = status_from_wire(run.status) is RunStatus.RUNNING
+        Raises:
+            CollectorError: it could not be started, or did not answer.
+        """
+        from tracelet.transport.wait import status
+
+        address = local.ensure(self._home, min(_START_DEADLINE, max(until - time.monotonic(), 1.0))).address
+        if self._chosen is None:
+            # Before the log: a spool that is gone from here is there.
+            names = {str(info.run["run_id"]): str(info.run.get("name", "")) for info in _spools(self._home)}
+            names |= {run.run_id: run.name for run in status(address).runs}
+            self._chosen = _choose(names, self._wanted or "") or None
+            if self._chosen is None:
+                return False
+        self.missing, self.troubles, self.done, self.total = [], [], 0, 0
+        for run_id in self._chosen:
+            self._take_in(status(address, run_id), run_id)
+        return True
+
+    def _take_in(self, reply: wire.StatusReply, run_id: str) -> None:
+        followed = _followed(self._home, run_id)
+        if (unread := reply.pending_spools - followed) > 0:
+            whose = f"of run {run_id[:12]} " if run_id else ""
+            self.missing.append(
+                f"what {unread} ended {'process' if unread == 1 else 'processes'} {whose}left is not read in"
+            )
+        for run in reply.runs:
+            self._take_in_run(run, writing=status_from_wire(run.status) is RunStatus.RUNNING and unread <= 0)
+
+    def _take_in_run(self, run: wire.RunState, writing: bool) -> None:
+        what = f"{run.name} ({run.run_id[:12]})"
         target = self._sent.setdefault(run.run_id, run.durable) if writing else run.durable
         for backend in run.backends:
             accounted = backend.delivered + backend.collapsed + backend.rerouted + backend.dead
             self.done += min(accounted, target)
             self.total += target
+            why = f": {backend.last_error}" if backend.last_error else ""
             if backend.state == "paused":
-                why = f": {backend.last_error}" if backend.last_error else ""
-                self._troubles.append(f"{what}: {backend.kind} is paused{why}. Waiting goes on.")
+                self.troubles.append(f"{what}: {backend.kind} is paused{why}")
             if backend.settled or (writing and accounted >= target):
                 continue
-            lacking = f"lacks {target - accounted} of {target} points" if accounted < target else "is not complete"
-            why = f" ({backend.state}: {backend.last_error})" if backend.last_error else ""
-            self.missing.append(f"{what}: {backend.kind} {lacking}{why}")
-
-    def _spools(self) -> Mapping[str, tuple[str, bool]]:
-        """By run: its name, and whether a writer is gone whose spool still lies there."""
-        found: dict[str, tuple[str, bool]] = {}
-        for spool in SpoolDirectory.under(self._home):
-            run_id = spool.path.parent.name
-            name, dead = found.get(run_id, ("", False))
-            try:
-                name = name or str(spool.info().run.get("name", ""))
-            except (OSError, ValueError):
-                if not spool.path.exists():
-                    continue  # read in and removed meanwhile
-            if (lock := spool.lock_if_dead()) is not None:
-                os.close(lock)
-                dead = True
-            found[run_id] = (name, dead)
-        return found
+            lacking = (
+                f"lacks {target - accounted} of {target} points"
+                if accounted < target
+                else "lacks the run's latest state"
+            )
+            self.missing.append(f"{what}: {backend.kind} {lacking}; it is {backend.state}{why}")
 
 
-def _choose(known: Mapping[str, str], wanted: str | None) -> list[str]:
-    """Ids of the runs that were asked for: an id, all of a name, or the only one whose id starts so."""
-    if wanted is None:
-        return list(known)
-    if wanted in known:
+def _choose(names: Mapping[str, str], wanted: str) -> list[str]:
+    """Ids of the runs that are meant: an id, all of a name, or the only one whose id starts so."""
+    if wanted in names:
         return [wanted]
-    named = [run_id for run_id, name in known.items() if name == wanted]
-    if named:
+    if named := [run_id for run_id, name in names.items() if name == wanted]:
         return named
-    begins = [run_id for run_id in known if run_id.startswith(wanted)] if len(wanted) >= _PREFIX else []
-    return begins if len(begins) == 1 else []
+    starting = [run_id for run_id in names if run_id.startswith(wanted)] if len(wanted) >= _SHORTEST_PREFIX else []
+    return starting if len(starting) == 1 else []
 
 
-def _ask(home: Path, until: float) -> wire.StatusReply:
-    from tracelet.transport.wait import status
+def _spools(home: Path, run_id: str = "") -> Iterator[SpoolInfo]:
+    for spool in SpoolDirectory.under(home):
+        if run_id in ("", spool.path.parent.name):
+            try:
+                yield spool.info()
+            except (OSError, ValueError):
+                continue  # gone meanwhile; or damaged: the collector sees to that
 
-    left = min(_START_DEADLINE, max(until - time.monotonic(), 1.0))
-    return status(local.ensure(home, left).address)
+
+def _followed(home: Path, run_id: str) -> int:
+    """Spools that are still being written and that the collector reads along (forked children): never read to the end."""
+    here = socket.gethostname()
+    return sum(
+        not info.sends and info.writer.get("host") == here and _lives(int(info.writer.get("pid", 0)))
+        for info in _spools(home, run_id)
+    )
 
 
-def _tell_once(told: set[str], words: str) -> None:
-    if words not in told:
-        told.add(words)
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def _say_once(said: set[str], words: str) -> None:
+    if words not in said:
+        said.add(words)
         sys.stderr.write(f"tracelet: {words}\n")
 
 
