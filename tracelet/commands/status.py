@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracelet.core.home import usable_home
@@ -13,6 +14,7 @@ from tracelet.proto.codec import status_from_wire
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from tracelet.proto.v1 import collector_pb2 as wire
 
@@ -36,19 +38,27 @@ def show(*, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console()
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
     if reply.HasField("collector"):
         told = reply.collector
-        console.print(f"collector {told.version}, pid {told.pid}, home {told.home}", highlight=False, soft_wrap=True)
+        say(f"collector {told.version}, pid {told.pid}, home {told.home}")
     else:
-        console.print(f"no collector runs for {_home()}; this is what its log has", highlight=False, soft_wrap=True)
+        say(f"no collector runs for {_home()}; this is what its log has")
     if reply.pending_spools:
-        console.print(f"{reply.pending_spools} spools are not read in yet", highlight=False)
-    console.print(table(reply) if reply.runs else "no runs")
+        say(f"what {reply.pending_spools} processes left is not read in yet")
+    if not reply.runs:
+        say("no runs")
+        return
+    console.print(table(reply))
+    for kind, target in dict.fromkeys((backend.kind, backend.target) for run in reply.runs for backend in run.backends):
+        say(f"{kind}: {target}")
     for run in reply.runs:
         for backend in run.backends:
             if backend.last_error:
-                words = f"{run.name}, {backend.kind} is {backend.state}: {backend.last_error}"
-                console.print(words, style="red", highlight=False, markup=False, soft_wrap=True)
+                say(f"{run.name}: {backend.kind} is {backend.state}: {backend.last_error}", style="red")
 
 
 def as_document(reply: wire.StatusReply) -> dict[str, Any]:
@@ -65,35 +75,35 @@ def as_document(reply: wire.StatusReply) -> dict[str, Any]:
 def table(reply: wire.StatusReply) -> Table:
     """The runs for people: a line for each run and backend."""
     from rich.table import Table
-    from rich.text import Text
 
     columns = Table(box=None, pad_edge=False, header_style="bold")
     columns.add_column("run", overflow="fold")
-    for name in ("project", "status"):
-        columns.add_column(name)
-    for name in ("received", "durable", "dropped"):
-        columns.add_column(name, justify="right")
-    for name in ("backend", "state"):
-        columns.add_column(name)
-    for name in ("delivered", "lag"):
-        columns.add_column(name, justify="right")
-    columns.add_column("target", overflow="fold")
+    columns.add_column("status", no_wrap=True)
+    columns.add_column("points", justify="right", no_wrap=True)
+    columns.add_column("backend", no_wrap=True)
+    columns.add_column("state", no_wrap=True)
+    columns.add_column("delivered", justify="right", no_wrap=True)
+    columns.add_column("lag", justify="right", no_wrap=True)
     for run in reply.runs:
-        told: list[Text | str] = [
-            Text(f"{run.name}\n{run.run_id[:12]}"),
-            Text(run.project),
-            str(status_from_wire(run.status)),
-            f"{run.received:,}",
-            f"{run.durable:,}",
-            f"{run.dropped:,}",
-        ]
+        cells = _cells_of_run(run)
         for backend in run.backends or [None]:
-            columns.add_row(*told, *(_cells(backend) if backend is not None else []))
-            told = [""] * len(told)
+            columns.add_row(*cells, *(_cells_of_backend(backend) if backend is not None else ()))
+            cells = ("", "", "")
     return columns
 
 
-def _cells(backend: wire.BackendState) -> list[str]:
+def _cells_of_run(run: wire.RunState) -> tuple[Text | str, str, str]:
+    from rich.text import Text
+
+    points = f"{run.received:,}"
+    for count, word in ((run.received - run.durable, "not durable"), (run.dropped, "dropped")):
+        if count:
+            points += f"\n{count:,} {word}"
+    name = Text(f"{run.name}\n").append(f"{run.project} {run.run_id[:12]}", style="dim")
+    return name, str(status_from_wire(run.status)), points
+
+
+def _cells_of_backend(backend: wire.BackendState) -> tuple[str, str, str, str]:
     delivered = f"{backend.delivered:,}"
     for count, word in (
         (backend.collapsed, "collapsed"),
@@ -101,11 +111,11 @@ def _cells(backend: wire.BackendState) -> list[str]:
         (backend.dead, "dead"),
     ):
         if count:
-            delivered += f"\n+ {count:,} {word}"
+            delivered += f"\n{count:,} {word}"
     lag = f"{backend.lag_points:,}"
     if backend.lag_points:
         lag += f"\n{backend.lag_seconds:.1f} s"
-    return [backend.kind, backend.state, delivered, lag, backend.target]
+    return backend.kind, backend.state, delivered, lag
 
 
 def _run(run: wire.RunState) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _backend(backend: wire.BackendState) -> dict[str, Any]:
     }
 
 
-def _home() -> Any:
+def _home() -> Path:
     return usable_home(Options.load().home)
 
 
