@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from torch.utils.tensorboard import writer as tensorboard
@@ -13,11 +12,6 @@ METHODS = ("__init__", "add_scalar", "add_scalars", "add_hparams")
 
 
 @pytest.fixture(autouse=True)
-def _internal_errors_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACELET_RAISE_INTERNAL", "1")
-
-
-@pytest.fixture(autouse=True)
 def _class_left_as_found() -> Iterator[None]:
     """Every test stops its runs, and SummaryWriter is then what torch made it."""
     before = {name: tensorboard.SummaryWriter.__dict__[name] for name in METHODS}
@@ -25,8 +19,3 @@ def _class_left_as_found() -> Iterator[None]:
     for run in active.running():
         runs.stop(run)
     assert {name: tensorboard.SummaryWriter.__dict__[name] for name in METHODS} == before
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"

@@ -7,6 +7,7 @@ taking ours off would take theirs off too, so ours stays, switched off, and is s
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import types
@@ -22,6 +23,14 @@ Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], Mapping
 # Held while patches go on or come off, never while a wrapped method runs. Reentrant: a signal handler may import a library
 # whose patches are waiting for that.
 _changing = threading.RLock()
+
+
+def _fresh_lock() -> None:
+    global _changing
+    _changing = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)  # a thread that is not there any more may hold the parent's
 
 
 class Switch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -56,16 +57,16 @@ class _Known:
     """What is remembered of a SummaryWriter, on it.
 
     Attributes:
-        log_dir: its folder, as labels know it.
-        run: the run in which it was made; None when there was none.
+        log_dir: its folder, as labels know it; empty when it does not say.
+        run: the run in which it was made, while somebody else holds that; None when there was none.
         nested: it is the one that `add_hparams` makes.
     """
 
     __slots__ = ("log_dir", "nested", "run")
 
     def __init__(self, writer: Any, run: Experiment | None = None, nested: bool = False) -> None:
-        self.log_dir = normalise(getattr(writer, "log_dir", None) or writer.get_logdir())
-        self.run = run
+        self.log_dir = normalise(getattr(writer, "log_dir", None) or "")
+        self.run = None if run is None else weakref.ref(run)
         self.nested = nested
 
 
@@ -151,7 +152,7 @@ def _run_of(known: _Known) -> Experiment | None:
         return None
     run = in_context()
     if run is None:
-        run = known.run
+        run = None if known.run is None else known.run()
         if run is None or not run.active:
             run = current()
     return run if run is not None and _tracks(run) else None
