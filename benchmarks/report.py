@@ -59,6 +59,8 @@ class Report:
     def show(self, json_file: Path | None) -> None:
         """Print the table, and write the same as JSON where that is asked for."""
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)
         table = Table(title=self.title, title_justify="left")
         for name, justify in (("", "left"), ("measured", "right"), ("beside", "right"), ("target", "right")):
             table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]

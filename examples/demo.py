@@ -111,10 +111,11 @@ class Demo:
         from mlflow import MlflowClient
 
         client = MlflowClient(self.store)
-        experiment = client.get_experiment_by_name(PROJECT)
-        (run,) = client.search_runs([experiment.experiment_id], f"tags.`tracelet.run_id` = '{run_id}'")
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        runs = client.search_runs(experiments, f"tags.`tracelet.run_id` = '{run_id}'")
         return {
             name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+            for run in runs
             for name in run.data.metrics
         }
 

@@ -156,6 +156,16 @@ def test_importing_tracelet_is_cheap(statement: str) -> None:
     assert not loaded.intersection(HEAVY)
 
 
+def test_the_collectors_front_loads_neither_torch_nor_a_tracker(home: Path) -> None:
+    """The whole life of one that finds nothing to do; what delivers is another process."""
+    loaded = loaded_after(
+        f"from pathlib import Path; from tracelet_collector.__main__ import serve; serve(Path({str(home)!r}), 0.0, None)"
+    )
+    assert "tracelet_collector.app" in loaded
+    assert "tracelet_collector.delivery.scheduler" in loaded
+    assert not loaded.intersection({"torch", "numpy", "pandas", "sqlalchemy", *TRACKERS})
+
+
 def test_files_have_one_reason_to_exist_and_say_it() -> None:
     texts = {path.relative_to(ROOT): path.read_text() for path in sources().values()}
     assert not {str(path): lines for path, text in texts.items() if (lines := text.count("\n")) > MAX_LINES}
