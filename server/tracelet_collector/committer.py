@@ -94,10 +94,9 @@ class Committer:
             outcomes = self._commit(group)
             with self._change:
                 for pending in group:
-                    left = self._under_way[pending.run_id] - pending.points
-                    self._under_way[pending.run_id] = left
-                    if not left:
-                        del self._under_way[pending.run_id]
+                    left = self._under_way.pop(pending.run_id, 0) - pending.points
+                    if left > 0:
+                        self._under_way[pending.run_id] = left
             for pending, outcome in zip(group, outcomes, strict=True):
                 pending.done(outcome)
             for run_id in {p.run_id for p, outcome in zip(group, outcomes, strict=True) if isinstance(outcome, int)}:
