@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -69,7 +71,7 @@ class TraceletSettings(BaseSettings):
         ConfigurationError: a value makes no sense; the message names it and says what would.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=ENV_FILE, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     home: Annotated[Path | None, _GivenOrNone] = _DEFAULTS.home
     project: Annotated[str, _Given] = _DEFAULTS.project
@@ -85,7 +87,12 @@ class TraceletSettings(BaseSettings):
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields
 
-        def __init__(self, **given: Any) -> None:
+        def __init__(self, *, _env_file: str | os.PathLike[str] | None = ENV_FILE, **given: Any) -> None:
+            # Read here, not by pydantic's own sources: `Options.load` must say the same, to the letter.
+            for name, found in read_environment(_env_file).items():
+                said = given.setdefault(name, found)
+                if isinstance(said, Mapping) and isinstance(found, Mapping):
+                    given[name] = {**found, **said}
             try:
                 super().__init__(**given)
             except ValidationError as error:
@@ -104,21 +111,8 @@ class TraceletSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then variables and `.env`, read exactly as `Options.load` reads them."""
-        return init_settings, _Environment(settings_cls, getattr(dotenv_settings, "env_file", None))
-
-
-class _Environment(PydanticBaseSettingsSource):
-    def __init__(self, settings_cls: type[BaseSettings], env_file: Any) -> None:
-        super().__init__(settings_cls)
-        self._env_file = env_file
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Asked for by the base class; here all fields come at once."""
-        return self().get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return read_environment(self._env_file)
+        """Variables and `.env` come by the constructor."""
+        return (init_settings,)
 
 
 def _configuration_error(error: ValidationError) -> ConfigurationError:
