@@ -1,0 +1,290 @@
+"""From the real log, through real worker processes, into real MLflow stores."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tracelet_collector.delivery import Patience
+
+from tests.support.delivering import HASTY, Desk, Writer, run_spec
+from tests.support.mlflow_store import MlflowStore
+from tests.support.processes import lives, until, wait_gone
+from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus
+
+T0 = 1_700_000_000.0
+
+
+def points(count: int, name: str = "loss", start: int = 0) -> list[Metric]:
+    return [Metric(name, step / 7, step, T0 + step / 1000) for step in range(start, start + count)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MlflowStore:
+    return MlflowStore.fresh(tmp_path / "store")
+
+
+def counted(store: MlflowStore) -> Counter[tuple[str, int, float]]:
+    return Counter((point.key, point.step, point.value) for point in store.points())
+
+
+def test_records_arrive_and_the_account_is_right(tmp_path: Path, store: MlflowStore) -> None:
+    with Desk(tmp_path / "home") as desk:
+        writer = Writer(desk.log, run_spec("r1", store.uri))
+        awkward = [
+            Metric("loss", math.nan, 1, T0),
+            Metric("loss", math.inf, 1, T0),
+            Metric("loss", 1.0, 2**63, T0),
+            Metric("loss", 1.0, 2**53 + 1, T0),
+            Metric("loss", 1.0, 2**53 + 1, T0),
+            Metric("fit", 1.0, 1, T0, type="fitness", metadata={"phase": "swim", "n": 3}),
+        ]
+        writer.write([Params({"lr": 0.1}, T0), *points(2500), *awkward], cut=700)
+        writer.write([RunEnd(RunStatus.FAILED, "exit code 3", T0 + 5)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+        cursor = desk.cursor("r1")
+        assert (cursor.delivered, cursor.collapsed, cursor.rerouted, cursor.dead) == (2504, 0, 1, 1)
+        (letter,) = desk.log.dead_letters("r1")
+        assert (letter.backend, letter.name) == ("mlflow", "loss")
+        assert "9223372036854775808" in letter.point
+    assert len(store.points()) == 2505
+    assert Counter({("loss", 2**53 + 1, 1.0): 2}) <= counted(store)
+    assert store.run()["status"] == "FAILED"
+    assert store.params() == {"lr": "0.1"}
+    assert store.tags()["tracelet.metric.fit.type"] == "fitness"
+
+
+def test_what_was_in_the_log_before_is_delivered_without_a_word(tmp_path: Path, store: MlflowStore) -> None:
+    desk = Desk(tmp_path / "home")
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(10))
+    with desk:
+        desk.until_settled("r1")
+    assert len(store.points()) == 10
+
+
+def test_runs_share_a_worker_in_turn(tmp_path: Path, store: MlflowStore) -> None:
+    runs = [f"r{number}" for number in range(5)]
+    desk = Desk(tmp_path / "home")
+    for run_id in runs:
+        Writer(desk.log, run_spec(run_id, store.uri)).write(points(1500))
+    with desk:
+        pid = desk.until_worker("r0")
+        # The first run is not finished before the last one has begun.
+        until(lambda: all(desk.cursor(run_id).delivered for run_id in runs), 60.0)
+        assert not desk.cursor("r0").settled
+        desk.until_settled(*runs)
+        assert {desk.live(run_id).worker_pid for run_id in runs} == {pid}
+    assert len(store.runs()) == 5
+    assert len(store.points()) == 7_500
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore, seed: int) -> None:
+    chance = random.Random(seed)
+    everything = [*points(6000), *[Metric("same", 1.0, 1, T0)] * 1000, *points(2000, "more")]
+    with Desk(tmp_path / "home") as desk:
+        writer = Writer(desk.log, run_spec("r1", store.uri))
+        writer.write([Params({"lr": 0.1}, T0), *everything], cut=chance.choice([100, 333, 1000]))
+        desk.delivery.wake("r1")
+        pid = 0
+        for _ in range(3):
+            pid = desk.until_worker("r1", other_than=pid)
+            goal = desk.cursor("r1").delivered + chance.randint(1, 1500)
+            until(lambda goal=goal: desk.cursor("r1").delivered >= goal or desk.cursor("r1").settled, 60.0)
+            time.sleep(chance.random() * 0.3)  # any moment of a chunk
+            os.kill(pid, signal.SIGKILL)
+        writer.write([RunEnd(RunStatus.FINISHED, "", T0 + 60)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1", seconds=90.0)
+        cursor = desk.cursor("r1")
+        assert cursor.delivered == len(everything)
+    assert counted(store) == Counter((p.name, p.step, p.value) for p in everything)
+    assert store.run()["status"] == "FINISHED"
+
+
+@pytest.mark.faults
+def test_the_collector_dies_with_its_worker_at_work(tmp_path: Path, store: MlflowStore) -> None:
+    home = tmp_path / "home"
+    desk = Desk(home)
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(8_000))
+    desk.log.close()
+    script = (
+        "import sys, time; from pathlib import Path; from tests.support.delivering import Desk\n"
+        "desk = Desk(Path(sys.argv[1])).__enter__(); print(desk.until_worker('r1'), flush=True); time.sleep(100)"
+    )
+    front = subprocess.Popen([sys.executable, "-c", script, str(home)], stdout=subprocess.PIPE, text=True)
+    assert front.stdout is not None
+    worker = int(front.stdout.readline())
+    until(lambda: store.count() > 500, 60.0)
+    front.kill()
+    front.wait(10)
+    assert wait_gone(worker, 10.0), "the worker outlives its collector"
+    with Desk(home) as desk:
+        desk.until_settled("r1", seconds=90.0)
+    assert counted(store) == Counter((p.name, p.step, p.value) for p in points(8_000))
+    assert len(store.runs()) == 1
+
+
+def test_stopping_lets_the_chunk_finish_and_ends_the_worker(tmp_path: Path, store: MlflowStore) -> None:
+    desk = Desk(tmp_path / "home")
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(8_000))
+    with desk:
+        pid = desk.until_worker("r1")
+        until(lambda: desk.cursor("r1").delivered, 60.0)
+        desk.delivery.stop(20.0)
+        assert not lives(pid)
+        delivered = desk.cursor("r1").delivered
+        assert 0 < delivered < 8_000
+        assert len(store.points()) == delivered  # nothing is stored that is not committed
+    with Desk(tmp_path / "home") as again:
+        again.until_settled("r1", seconds=90.0)
+    assert len(store.points()) == 8_000
+
+
+def test_stopping_while_the_worker_starts(tmp_path: Path, store: MlflowStore) -> None:
+    desk = Desk(tmp_path / "home")
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(10))
+    desk.delivery.start()
+    log = tmp_path / "home" / "worker-mlflow.log"
+    until(log.exists, 20.0)
+    desk.delivery.stop(5.0)
+    assert desk.live("r1").worker_pid == 0
+    desk.log.close()
+
+
+def test_an_idle_worker_ends_and_comes_back(tmp_path: Path, store: MlflowStore) -> None:
+    with Desk(tmp_path / "home", Patience(first=0.05, most=0.5, idle=0.2)) as desk:
+        writer = Writer(desk.log, run_spec("r1", store.uri))
+        writer.write(points(10))
+        desk.delivery.wake("r1")
+        pid = desk.until_worker("r1")
+        assert wait_gone(pid, 20.0)
+        writer.write(points(10, start=10))
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+    assert len(store.points()) == 20
+    assert len(store.runs()) == 1
+
+
+class TestTrouble:
+    def test_the_folder_of_the_store_is_missing_and_then_there(self, tmp_path: Path) -> None:
+        folder = tmp_path / "later"
+        with Desk(tmp_path / "home") as desk:
+            Writer(desk.log, run_spec("r1", f"sqlite:///{folder}/mlflow.db")).write(points(5))
+            good = MlflowStore.fresh(tmp_path / "good")
+            Writer(desk.log, run_spec("r2", good.uri)).write(points(5))
+            desk.delivery.wake("r1")
+            desk.delivery.wake("r2")
+            live = desk.until_state("r1", "paused")
+            assert str(folder) in live.last_error
+            assert "create it" in live.last_error
+            desk.until_settled("r2")  # nobody else waits
+            assert desk.cursor("r1").lag_points == 5
+            store = MlflowStore.fresh(folder)
+            desk.until_settled("r1")
+            assert desk.live("r1").state == "ok"
+            assert desk.live("r1").last_error == ""
+        assert len(store.points()) == 5
+
+    def test_mlflow_is_not_installed_for_the_runs_python(self, tmp_path: Path, bare_python: Path) -> None:
+        with Desk(tmp_path / "home") as desk:
+            spec = run_spec("r1", "sqlite:////nowhere/mlflow.db", interpreter=str(bare_python))
+            Writer(desk.log, spec).write(points(5))
+            desk.delivery.wake("r1")
+            live = desk.until_state("r1", "paused")
+            assert f"{bare_python} -m pip install 'tracelet[mlflow]'" in live.last_error
+            assert "needs the package 'mlflow'" in live.last_error
+            assert desk.cursor("r1").lag_points == 5
+
+    def test_tracelet_is_not_installed_for_the_runs_python(self, tmp_path: Path, bare_python: Path) -> None:
+        for link in (bare_python.parents[1] / "lib").glob("python*/site-packages/*.pth"):
+            link.unlink()
+        with Desk(tmp_path / "home") as desk:
+            spec = run_spec("r1", "sqlite:////nowhere/mlflow.db", interpreter=str(bare_python))
+            Writer(desk.log, spec).write(points(5))
+            desk.delivery.wake("r1")
+            assert f"{bare_python} -m pip install 'tracelet[mlflow]'" in desk.until_state("r1", "paused").last_error
+
+    def test_the_runs_python_is_gone(self, tmp_path: Path) -> None:
+        with Desk(tmp_path / "home") as desk:
+            gone = str(tmp_path / "venv" / "bin" / "python")
+            Writer(desk.log, run_spec("r1", "sqlite:////nowhere/mlflow.db", interpreter=gone)).write(points(5))
+            desk.delivery.wake("r1")
+            assert gone in desk.until_state("r1", "paused").last_error
+
+    def test_a_backend_that_this_collector_does_not_have(self, tmp_path: Path) -> None:
+        with Desk(tmp_path / "home") as desk:
+            Writer(desk.log, run_spec("r1", "somewhere", kind="abacus")).write(points(5))
+            desk.delivery.wake("r1")
+            until(lambda: desk.live("r1", "abacus").state == "paused")
+            assert "no exporter for 'abacus'" in desk.live("r1", "abacus").last_error
+
+    def test_bytes_that_nobody_can_decode_are_told(self, tmp_path: Path, store: MlflowStore) -> None:
+        import sqlite3
+
+        desk = Desk(tmp_path / "home")
+        Writer(desk.log, run_spec("r1", store.uri)).write(points(5))
+        Writer(desk.log, run_spec("r2", store.uri)).write(points(5))
+        with sqlite3.connect(tmp_path / "home" / "log" / "tracelet.db") as db:
+            db.execute("UPDATE batches SET payload = x'ffff' WHERE lsn = (SELECT min(lsn) FROM batches)")
+        db.close()
+        with desk:
+            assert "cannot be decoded" in desk.until_state("r1", "retrying").last_error
+            desk.until_settled("r2")
+            assert desk.cursor("r1").lag_points == 5
+
+    def test_a_worker_that_dies_again_and_again_is_told(self, tmp_path: Path, deadly_python: Path) -> None:
+        with Desk(tmp_path / "home", HASTY) as desk:
+            spec = run_spec("r1", "http://127.0.0.1:1", interpreter=str(deadly_python))
+            Writer(desk.log, spec).write(points(5))
+            desk.delivery.wake("r1")
+            until(lambda: "3 times in a row" in desk.live("r1").last_error, 60.0)
+            live = desk.live("r1")
+            assert live.state == "retrying"
+            assert "SIGABRT" in live.last_error
+            assert "they may be the cause" in live.last_error
+            assert desk.cursor("r1").lag_points == 5
+
+
+@pytest.fixture
+def bare_python(tmp_path: Path) -> Path:
+    """A Python that has tracelet and protobuf, but no MLflow."""
+    return _bare(tmp_path / "bare")
+
+
+@pytest.fixture
+def deadly_python(tmp_path: Path) -> Path:
+    """A Python whose `mlflow` kills the process at its first use."""
+    python = _bare(tmp_path / "deadly")
+    (packages,) = python.parents[1].glob("lib/python*/site-packages")
+    for module in ("mlflow", "mlflow/entities", "mlflow/exceptions"):
+        (packages / module).mkdir()
+        (packages / module / "__init__.py").write_text(
+            "import os\n"
+            "class MlflowException(Exception): pass\n"
+            "class _Deadly:\n"
+            "    def __init__(self, *a, **k): os.abort()\n"
+            "MlflowClient = Experiment = Metric = Param = RunTag = ViewType = _Deadly\n"
+        )
+    return python
+
+
+def _bare(folder: Path) -> Path:
+    import google.protobuf
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    root = Path(__file__).parents[2]
+    (packages / "tracelet.pth").write_text(f"{root}\n{root / 'server'}\n")
+    (packages / "google").symlink_to(Path(google.protobuf.__file__).parents[1])
+    return folder / "bin" / "python"
