@@ -69,7 +69,7 @@ def test_the_python_is_the_one_that_was_typed() -> None:
     assert understand(["train.py"]).program == sys.executable
     assert understand(["python", "train.py"]).program == str(BIN / "python")
     other = program("python3.11", "#!/bin/sh\n")
-    assert understand([other, "train.py"]) == Command(Kind.SCRIPT, other, target="train.py")
+    assert understand([other, "train.py"]) == Command(Kind.SCRIPT, other, other, target="train.py")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,7 @@ def test_a_program_written_in_python(first_lines: str) -> None:
     assert command == Command(
         Kind.SCRIPT,
         str(BIN / "python"),
+        "python" if "/env " in first_lines else str(BIN / "python"),
         ("-u",) if "-u" in first_lines else (),
         name,
         ("--nproc", "2", "train.py"),

@@ -50,6 +50,7 @@ class Command:
     Attributes:
         kind: What runs.
         program: The interpreter, or the program, as a path.
+        word: Its name as it was typed: what it finds as its own name.
         flags: The interpreter's own options, as they were typed.
         target: The script, module, code or archive; empty for the other kinds.
         arguments: What the target gets, verbatim.
@@ -58,6 +59,7 @@ class Command:
 
     kind: Kind
     program: str
+    word: str
     flags: tuple[str, ...] = ()
     target: str = ""
     arguments: tuple[str, ...] = ()
@@ -90,7 +92,7 @@ def understand(words: Sequence[str]) -> Command:
         )
     first = words[0]
     if first in {"-m", "-c"} or _is_source(first):
-        return _python(sys.executable, words)
+        return _python(sys.executable, sys.executable, words)
     if first.startswith("-"):
         raise ConfigurationError(
             f"no such option: {first}. The options of `tracelet run` come first, then the command."
@@ -101,14 +103,14 @@ def understand(words: Sequence[str]) -> Command:
             raise ConfigurationError(f"{first} is not executable. To run it as a Python script, type:  python {first}")
         raise ConfigurationError(f"{first}: no such script or command")
     if _is_python(first):
-        return _python(program, words[1:])
+        return _python(program, first, words[1:])
     interpreter = _shebang(program)
     if interpreter and _is_python(interpreter[0]):
         found = shutil.which(interpreter[0])
         if found is not None:
             # A shebang passes the file's path, as the kernel resolved it, and the rest.
-            return _python(found, [*interpreter[1:], program, *words[1:]])
-    return Command(Kind.PROGRAM, program, arguments=tuple(words[1:]))
+            return _python(found, interpreter[0], [*interpreter[1:], program, *words[1:]])
+    return Command(Kind.PROGRAM, program, first, arguments=tuple(words[1:]))
 
 
 def _is_source(word: str) -> bool:
@@ -123,14 +125,14 @@ def _is_archive(path: str) -> bool:
     return os.path.isdir(path) or (os.path.isfile(path) and zipfile.is_zipfile(path))
 
 
-def _python(program: str, words: Sequence[str]) -> Command:
+def _python(program: str, typed: str, words: Sequence[str]) -> Command:
     """The command line of a Python, read as Python reads it."""
     rest = list(words)
     flags: list[str] = []
     letters: set[str] = set()
 
     def bare() -> Command:
-        return Command(Kind.BARE, program, arguments=tuple(words), letters=frozenset(letters))
+        return Command(Kind.BARE, program, typed, arguments=tuple(words), letters=frozenset(letters))
 
     while rest:
         word = rest[0]
@@ -159,7 +161,7 @@ def _python(program: str, words: Sequence[str]) -> Command:
                     flags.append(f"-{letter}{argument}")
                     break
                 kind = Kind.MODULE if letter == "m" else Kind.CODE
-                return Command(kind, program, tuple(flags), argument, tuple(rest), frozenset(letters))
+                return Command(kind, program, typed, tuple(flags), argument, tuple(rest), frozenset(letters))
             if letter in "hV?x":
                 # -x skips the first line of whatever file runs: ours, if the runner stood in front.
                 letters.update(word[position:])
@@ -177,7 +179,7 @@ def _python(program: str, words: Sequence[str]) -> Command:
     if not os.access(target, os.R_OK):
         raise ConfigurationError(f"can't open file {os.path.abspath(target)!r}: permission denied")
     kind = Kind.ARCHIVE if _is_archive(target) else Kind.SCRIPT
-    return Command(kind, program, tuple(flags), target, tuple(rest), frozenset(letters))
+    return Command(kind, program, typed, tuple(flags), target, tuple(rest), frozenset(letters))
 
 
 def _shebang(program: str) -> list[str]:

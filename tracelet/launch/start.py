@@ -62,12 +62,12 @@ def _plain(command: Command) -> list[str]:
     """The command line as it was meant."""
     first = {Kind.MODULE: ["-m"], Kind.CODE: ["-c"]}.get(command.kind, [])
     target = [command.target] if command.kind.has_runner else []
-    return [command.program, *command.flags, *first, *target, *command.arguments]
+    return [command.word, *command.flags, *first, *target, *command.arguments]
 
 
 def _with_runner(command: Command, interpreter: Interpreter) -> list[str]:
     runner = str(interpreter.launch / "runner.py")
-    return [command.program, *command.flags, runner, command.kind.value, command.target, *command.arguments]
+    return [command.word, *command.flags, runner, command.kind.value, command.target, *command.arguments]
 
 
 def _replace(program: str, words: list[str], environment: Mapping[str, str]) -> None:
@@ -93,7 +93,7 @@ def _say_what_is_missed(command: Command) -> None:
 def _accompany(command: Command, environment: Mapping[str, str]) -> int:
     from tracelet.launch.forward import describe, die_of, run_child
 
-    child = run_child(command.program, [command.program, *command.arguments], environment)
+    child = run_child(command.program, [command.word, *command.arguments], environment)
     killed_by = 0
 
     def die_likewise() -> None:
