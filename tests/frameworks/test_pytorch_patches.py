@@ -257,6 +257,19 @@ def test_another_tool_that_takes_its_patch_off_in_the_middle(tmp_path: Path, hom
 
 
 @pytest.mark.parametrize("tool", TOOLS)
+def test_another_tool_on_top_when_a_second_run_starts(tmp_path: Path, home: Path, tool: Tool) -> None:
+    writer, seen = SummaryWriter(str(tmp_path)), list[int]()
+    with runs.running(home):
+        undo = tool(seen)
+        PyTorchFramework.install()
+        writer.add_scalar("a", 1.0, 0)
+    undo()
+    assert (seen, steps(home)) == ([0], [0])
+    PyTorchFramework.install()
+    PyTorchFramework.uninstall()
+
+
+@pytest.mark.parametrize("tool", TOOLS)
 def test_another_tool_below_keeps_its_patch(tmp_path: Path, home: Path, tool: Tool) -> None:
     writer, seen = SummaryWriter(str(tmp_path)), list[int]()
     undo = tool(seen)
