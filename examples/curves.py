@@ -51,6 +51,8 @@ def draw_terminal(series: Mapping[str, Series], width: int, colour: bool) -> str
         plot.plot_size(min(width, 120) // len(PANELS) - 1, 15)
         plot.title(f"{panel}: training ▞, validation ●")
         plot.label("step")
+        last = series[f"train/{panel}"][-1][0]
+        plot.ruler("x").ticks([last * quarter // 4 for quarter in range(5)])
         steps, values = zip(*series[f"train/{panel}"], strict=True)
         plot.draw(plot.signal(list(steps), running_mean(values)))
         steps, values = zip(*series[f"val/{panel}"], strict=True)

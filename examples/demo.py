@@ -55,7 +55,7 @@ class Demo:
 
     def tracelet(self, *words: str | Path) -> int:
         """One of tracelet's commands, as a person would type it, with what it says."""
-        shown = " ".join(os.path.relpath(word) if isinstance(word, Path) else word for word in words)
+        shown = " ".join(short(word) if isinstance(word, Path) else word for word in words)
         console.print(f"\n[bold]$ tracelet {shown}[/]", soft_wrap=True)
         return subprocess.run([TRACELET, *words], env=self.environment, check=False).returncode
 
@@ -120,6 +120,12 @@ class Demo:
         }
 
 
+def short(path: Path) -> str:
+    """A path as a person would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def compare(name: str, sent: Mapping[str, int], durable: Mapping[str, int], delivered: Mapping[str, int]) -> bool:
     """Print the three counts; whether they agree."""
     table = Table(title="points", title_justify="left")
@@ -150,6 +156,7 @@ def main() -> int:
         return code
     run_id = demo.run_id()
     waited = demo.tracelet("wait", run_id, "--timeout", str(DEADLINE))
+    demo.tracelet("status")
     demo.tracelet("stop")
     with console.status("counting: event files, collector's log, MLflow store"):
         series = demo.delivered(run_id)
@@ -164,9 +171,9 @@ def main() -> int:
         draw_picture(series, f"{demo.name}: every point from the MLflow store", picture)
         text = draw_terminal(series, console.width, colour=console.is_terminal)
     console.out(text, highlight=False)
-    console.print(f"\nThe curves as a picture:  {os.path.relpath(picture)}", soft_wrap=True)
+    console.print(f"\nThe curves as a picture:  {short(picture)}", soft_wrap=True)
     console.print("See the run in MLflow:", soft_wrap=True)
-    mlflow = os.path.relpath(TRACELET.with_name("mlflow"))
+    mlflow = short(TRACELET.with_name("mlflow"))
     console.print(f"    {mlflow} ui --backend-store-uri {demo.store}", style="bold", soft_wrap=True)
     return 0
 
