@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import collector_pid, wait_gone
+from tests.support.spine import Spine
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,13 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             os.kill(pid, signal.SIGKILL)
             wait_gone(pid, 5)
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def spine(home: Path, tmp_path: Path) -> Spine:
+    """A home and an MLflow store of their own."""
+    MlflowStore.fresh(tmp_path)
+    return Spine(home, tmp_path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tracelet.core.metrics import RunStatus
 
-__all__ = ["install", "note", "of_exception", "outcome", "uninstall"]
+__all__ = ["install", "keep_interrupt", "note", "of_exception", "outcome", "uninstall"]
 
 _noted: tuple[int, str] | None = None
 _original: Callable[..., NoReturn] | None = None
@@ -43,6 +43,19 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
     """How a run ends that an exception ends: interrupted is *killed*, anything else *failed*."""
     status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
     return status, f"{type(error).__name__}: {error}".removesuffix(": ")[:500]
+
+
+def keep_interrupt() -> None:
+    """Have a process that an uncaught KeyboardInterrupt ends still die of SIGINT, whatever ran since.
+
+    CPython forgets that it was interrupted whenever a string is executed, as imports at exit do (dataclasses, namedtuples), and
+    then exits with 1. A string that ends by KeyboardInterrupt reminds it.
+    """
+    if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            return
 
 
 def install() -> None:

@@ -246,6 +246,7 @@ def _stop_all() -> None:
                 _wait_delivered(run, None)
         except Exception as error:  # the exit code is the script's
             swallow("stopping at exit", error)
+    exits.keep_interrupt()
 
 
 def _wait_delivered(run: Experiment, timeout: float | None) -> None:

@@ -1,0 +1,90 @@
+"""The whole way of a test: a home, an MLflow store, and what arrived in both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.processes import collector_pid, until
+from tests.support.trainers import PLAIN, Trainer
+from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.transport import local
+from tracelet.transport.wait import status, wait_delivered
+
+
+@dataclass(frozen=True)
+class Spine:
+    """A home and a store of their own.
+
+    Attributes:
+        home: TRACELET_HOME.
+        folder: working directory of the scripts; `mlflow.db` lies in it.
+    """
+
+    home: Path
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        """The MLflow store."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a script needs to find both."""
+        return {"TRACELET_HOME": str(self.home), "MLFLOW_TRACKING_URI": f"sqlite:///{self.database}"}
+
+    def trainer(self, steps: int, pace: float = 0.0, script: str = PLAIN, **environment: str) -> Trainer:
+        """Start a script."""
+        return Trainer(self.folder, self.environment | environment, steps, pace, script)
+
+    def status(self) -> wire.StatusReply:
+        """What the running collector says."""
+        return status(local.ensure(self.home, 10.0).address)
+
+    def run(self) -> wire.RunState:
+        """The only run."""
+        (run,) = self.status().runs
+        return run
+
+    def settle(self, seconds: float = 90.0) -> wire.StatusReply:
+        """Wait until everything is delivered, and check the books."""
+        missing = wait_delivered(self.home, timeout=seconds)
+        assert not missing, missing
+        reply = self.status()
+        for run in reply.runs:
+            for b in run.backends:
+                assert run.durable == b.delivered + b.collapsed + b.rerouted + b.dead + b.lag_points
+                assert b.lag_points == 0
+        return reply
+
+    def kill_collector(self) -> None:
+        """Signal 9 to the collector that serves now."""
+        pid = until(lambda: collector_pid(self.home), what="a collector")
+        os.kill(pid, signal.SIGKILL)
+
+    def kill_worker(self) -> None:
+        """Signal 9 to the worker that delivers now."""
+        pid = until(
+            lambda: next((b.worker_pid for run in self.status().runs for b in run.backends), 0), what="a worker"
+        )
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # it ended by itself, as an idle one does
+
+    def stored(self, key: str = "train/loss") -> Counter[tuple[int, float]]:
+        """Rows of a metric in MLflow: how often each (step, value) is there."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+            rows = db.execute("SELECT step, value FROM metrics WHERE key = ?", (key,)).fetchall()
+        return Counter((step, value) for step, value in rows)
+
+    def tracked(self) -> list[str]:
+        """Statuses of the runs in MLflow."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+            return [row[0] for row in db.execute("SELECT status FROM runs")]
