@@ -8,7 +8,7 @@ from torch.utils.tensorboard import writer as tensorboard
 from tests.support import runs
 from tracelet.core import active
 
-METHODS = ("__init__", "add_scalar", "add_scalars", "add_hparams")
+METHODS = ("__init__", "add_scalar", "add_scalars")
 
 
 @pytest.fixture(autouse=True)

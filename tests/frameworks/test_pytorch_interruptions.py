@@ -105,8 +105,8 @@ def test_a_handler_that_logs_while_a_writer_is_met(tmp_path: Path, home: Path, s
         assert len({name for name, _ in got}) == 2, struck
         assert set(labels.values()) in ({"", "val"}, {"", "train"}, {"train", "val"}), struck
         tried += 1
-        opcode += 23
-    assert tried > 30
+        opcode += 37
+    assert tried > 20
 
 
 @pytest.mark.parametrize("raised", [Late, TimeoutError, KeyboardInterrupt])

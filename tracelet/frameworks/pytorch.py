@@ -6,7 +6,7 @@ float32. `add_hparams` makes a SummaryWriter of its own and logs to it: that one
 
 from __future__ import annotations
 
-import threading
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ class PyTorchFramework(Framework):
     @classmethod
     def unpatch(cls) -> None:
         """Take the patches off; when they are not on, do nothing."""
-        for patch in _patches.values():
+        for patch in list(_patches.values()):
             patch.uninstall()
 
 
@@ -71,17 +71,13 @@ class _Known:
 
 
 _ATTRIBUTE: Final = "_tracelet"
-_inside = threading.local()
 _patches: dict[tuple[type, str], MethodPatch] = {}
 
 
 def _on_init(writer: Any, *_: Any, **__: Any) -> None:
-    if getattr(_inside, "add_hparams", False):
-        writer.__dict__[_ATTRIBUTE] = _Known(writer, nested=True)
-        return
     run = current()
-    writer.__dict__[_ATTRIBUTE] = known = _Known(writer, run)
-    if run is not None and _tracks(run):
+    writer.__dict__[_ATTRIBUTE] = known = _Known(writer, run, nested=_within_add_hparams())
+    if run is not None and _tracks(run) and not known.nested:
         run.writer_seen(known.log_dir)
 
 
@@ -120,23 +116,20 @@ def _on_scalars(
         run.record(f"{main_tag}/{tag}", _number(value), step, at, known.log_dir)
 
 
-def _around_hparams(_: Switch) -> Wrapper:
-    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        before = getattr(_inside, "add_hparams", False)
-        _inside.add_hparams = True
-        try:
-            return wrapped(*args, **kwargs)
-        finally:
-            _inside.add_hparams = before
-
-    return wrapper
+def _within_add_hparams() -> bool:
+    # By the stack: a mark that `add_hparams` leaves and takes away might stay when an exception of a signal handler passes.
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if frame.f_code.co_name == "add_hparams" and frame.f_globals.get("__name__") == PyTorchFramework.module:
+            return True
+    return False
 
 
 _METHODS: Final[Mapping[str, Callable[[Switch], Wrapper]]] = {
     "__init__": after("meeting a SummaryWriter", _on_init),
     "add_scalar": after("recording SummaryWriter.add_scalar", _on_scalar),
     "add_scalars": after("recording SummaryWriter.add_scalars", _on_scalars),
-    "add_hparams": _around_hparams,
 }
 
 
