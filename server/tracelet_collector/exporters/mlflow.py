@@ -64,6 +64,7 @@ class MlflowExporter:
             try:
                 outcome = _deliver(client, run, items, state, memory)
             except MlflowException as error:
+                self._targets.check(run.target)
                 if not (state.get("run") and is_gone(error)):
                     raise
                 # Somebody removed the run, or began a new store: what the state says of MLflow is void.

@@ -23,6 +23,7 @@ _LASTING: Final = re.compile(
     r"readonly database|file is not a database|disk image is malformed|CERTIFICATE_VERIFY_FAILED"
     r"|maintenance mode|[Nn]o suitable|UnsupportedModelRegistryStoreURI|Could not find a registered"
 )
+_PREAMBLE: Final = "(raised as a result of"  # of SQLAlchemy; the reason is in the next line
 _PASSWORD: Final = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 
 
@@ -94,5 +95,6 @@ def _translate(error: MlflowException, target: str) -> ExportError:
 
 
 def _first_line(error: BaseException) -> str:
-    text = hide_password(str(error).strip().partition("\n")[0]) or type(error).__name__
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith(_PREAMBLE)]
+    text = hide_password(lines[0]) if lines else type(error).__name__
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
