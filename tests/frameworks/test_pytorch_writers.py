@@ -124,6 +124,9 @@ def test_a_resumed_run_finds_its_names_again(home: Path, made: Callable[[str], S
 
 
 def test_a_forked_child_with_another_folder_and_with_the_same(home: Path, made: Callable[[str], SummaryWriter]) -> None:
+    with runs.running(home / "earlier") as earlier:
+        made("train").add_scalar("Loss", 0.5, 0)
+    assert not earlier.active  # it is over, and somebody still holds it: the fork must not mind
     with runs.running(home):
         made("train").add_scalar("Loss", 1.0, 1)
         child = os.fork()
