@@ -1,6 +1,6 @@
 """The process that `intercept.py` measures: logs with a SummaryWriter as any script would, and says what that cost as JSON.
 
-python benchmarks/trainer.py burst --points 20000 --tracelet
+python benchmarks/trainer.py log --points 20000 --tracelet
 """
 
 from __future__ import annotations
@@ -20,32 +20,36 @@ TAGS = ("train/loss", "train/accuracy", "train/grad_norm", "lr")
 _CONNECT_DEADLINE = 20.0
 
 
-def burst(points: int, traced: bool, before_stop: str) -> dict[str, Any]:
-    """Log as fast as it goes, with a clock around each call.
+def log(points: int, traced: bool, pause: float, before_stop: str) -> dict[str, Any]:
+    """Log with a clock around each call.
 
     Args:
         points: how many.
         traced: under tracelet.
+        pause: seconds between two steps, in which TensorBoard's own thread can write; 0 for as fast as it goes.
         before_stop: "kill collector": SIGKILL for it before `stop_logging`; "die": SIGKILL for this process instead.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     run = start() if traced else None
     writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
-    add_scalar, clock = writer.add_scalar, time.perf_counter_ns
+    add_scalar, clock, cpu = writer.add_scalar, time.perf_counter_ns, time.thread_time_ns
     for tag in TAGS:
         add_scalar(tag, 0.0, -1)
     if run is not None:
         settle(run)
     took = [0] * points
     width = len(TAGS)
-    thread_before, process_before = time.thread_time_ns(), time.process_time_ns()
+    in_calls, process_before = 0, time.process_time_ns()
     for step in range(points // width):
+        before = cpu()
         for at, tag in enumerate(TAGS):
             begun = clock()
             add_scalar(tag, 1.0 / (step + 1), step)
             took[step * width + at] = clock() - begun
-    thread = time.thread_time_ns() - thread_before
+        in_calls += cpu() - before
+        if pause:
+            time.sleep(pause)
     if before_stop == "die":
         print(json.dumps({"run_id": run.id if run else "", "sent": points + width}), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -58,7 +62,7 @@ def burst(points: int, traced: bool, before_stop: str) -> dict[str, Any]:
     return {
         "run_id": run.id if run is not None else "",
         "sent": points + width,
-        "thread_us": thread / points / 1e3,
+        "thread_us": in_calls / points / 1e3,
         "process_us": process / points / 1e3,
         "p50_us": took[points // 2] / 1e3,
         "p99_us": took[points * 99 // 100] / 1e3,
@@ -128,7 +132,7 @@ def loop(rate: int, pairs: int, seconds: float) -> dict[str, Any]:
     writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
     halt = threading.Event()
 
-    def log() -> None:
+    def keep_logging() -> None:
         due, step = time.perf_counter(), 0
         while not halt.is_set():
             writer.add_scalar("loss", 0.5, step)
@@ -137,7 +141,7 @@ def loop(rate: int, pairs: int, seconds: float) -> dict[str, Any]:
             if (wait := due - time.perf_counter()) > 0:
                 time.sleep(wait)
 
-    threading.Thread(target=log, name="logs", daemon=True).start()
+    threading.Thread(target=keep_logging, name="logs", daemon=True).start()
     units(seconds / 2)
     slower, run_ids = [], []
     for number in range(pairs):
@@ -175,16 +179,17 @@ def units(seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("burst", "imports", "starts", "loop"))
+    parser.add_argument("what", choices=("log", "imports", "starts", "loop"))
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--tracelet", action="store_true")
+    parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--before-stop", default="", choices=("", "kill collector", "die"))
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.5)
     args = parser.parse_args()
     match args.what:
-        case "burst":
-            said = burst(args.points, args.tracelet, args.before_stop)
+        case "log":
+            said = log(args.points, args.tracelet, args.pause, args.before_stop)
         case "imports":
             said = imports()
         case "starts":
