@@ -3,19 +3,23 @@
 An error in a commit may be a failed fsync, and after one the kernel has forgotten which pages never reached the disk: a
 later fsync of the same file succeeds although they are lost. They lie in the write-ahead log, perhaps on the page that also
 holds the end of what was acked before. A successor process is no better off: it reads the write-ahead log from the page
-cache, takes it for durable, and appends to it.
+cache, takes it for durable, and acks what is in it. Nor does a checkpoint help by itself, not even the one of a closing
+connection: it brings the database file to where the page cache is, the disk's write-ahead log still ends earlier, and after a
+power cut its older pages are laid over the newer ones.
 
-So after any error, and whenever a log is opened, nothing is acked before a truncating checkpoint has gone through on a new
-connection. It writes every frame of the write-ahead log from the page cache into the database file (so those pages are dirty
-again), syncs that, and begins an empty write-ahead log. A checkpoint that fails has taken no frame off the log: the next one
-writes them all again. While it fails, every write fails.
+So after any error, and whenever a log is opened, nothing is acked, checkpointed or closed before the write-ahead log is
+secured: its bytes are written again in place, as the page cache has them, which makes the pages dirty again, and synced on a
+new descriptor. Then a new connection brings everything into the database file and begins an empty write-ahead log. While any
+of this fails, so does every write, and the next one tries again.
 
 A full disk is another matter: SQLite hears of it before it syncs anything, and rolls back.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -32,6 +36,7 @@ __all__ = ["DiskFull", "WriteHandle"]
 _CHECKPOINT_AT: Final = 4 * 1024 * 1024
 _BOUND: Final = 16 * 1024 * 1024  # not above the reserve: on a full disk it must take what the write-ahead log holds
 _PAGE: Final = 4096
+_PIECE: Final = 1024 * 1024
 _WAIT: Final = 60.0
 _log = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ class WriteHandle:
     Attributes:
         lock: held around `transaction`, and around whatever belongs together with it.
         generation: grows when the connection was given up: what was remembered of the database must be read again.
-        suspect: nothing can be acked until a truncating checkpoint has gone through.
+        suspect: nothing can be acked until the write-ahead log is secured.
 
     Raises:
         SchemaMismatch: the file is a log of another version, or no log.
@@ -62,10 +67,12 @@ class WriteHandle:
         self.generation = 0
         self.suspect = True
         self._path = path
+        self._wal = path.with_name(f"{path.name}-wal")
         self._room = room
         self._db: sqlite3.Connection | None = None
         self._closed = False
-        self._unchecked = 0
+        # The write-ahead log, roughly: its bytes, and how many of them are in the database file.
+        self._length = self._copied = 0
         self._due = threading.Event()
         with self.lock:
             self._open()
@@ -82,6 +89,8 @@ class WriteHandle:
         """
         db = self._open()
         try:
+            if self._length > _BOUND:
+                self._catch_up(db)
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
@@ -97,17 +106,24 @@ class WriteHandle:
 
     def written(self, payload_bytes: int) -> None:
         """Tell the checkpoints how much a transaction added."""
-        self._unchecked += payload_bytes + 8 * _PAGE
-        if self._unchecked >= _CHECKPOINT_AT:
+        self._length += payload_bytes + 8 * _PAGE
+        if self._length - self._copied >= _CHECKPOINT_AT:
             self._due.set()
 
     def close(self) -> None:
-        """Stop the checkpoints and close the connection."""
+        """Stop the checkpoints and close the connection. When the log is not secured, it is left to the process's end."""
         self._closed = True
         self._due.set()
         self._thread.join(_WAIT)
         with self.lock:
-            if self._db is not None:
+            if self._db is None:
+                return
+            try:
+                if self.suspect:
+                    _write_again(self._wal)
+            except OSError as error:
+                _log.error("the log cannot be secured: %s", error, extra={"path": str(self._path)})
+            else:
                 self._db.close()
                 self._db = None
 
@@ -115,37 +131,37 @@ class WriteHandle:
         """The connection; a new one, and everything acked made durable first, when there is none that can be trusted."""
         if self._closed:
             raise LogFailed(f"{self._path} is closed")
-        if self._db is not None and self.suspect:
-            self._give_up(None)
-        if self._db is None:
+        if self._db is None or self.suspect:
             try:
-                db = open_writer(self._path)
-            except sqlite3.Error as error:
-                raise LogFailed(f"{self._path} could not be opened: {error}") from error
-            try:
-                self._truncate(db)
-            except sqlite3.Error as error:
-                db.close()
+                _write_again(self._wal)
+                if self._db is not None:
+                    self._db.close()
+                    self._db = None
+                self._db = open_writer(self._path)
+                self._truncate(self._db)
+            except (sqlite3.Error, OSError) as error:
                 raise LogFailed(f"what {self._path} holds could not be made durable: {error}") from error
             if self.generation:
                 _log.info("the log works again", extra={"path": str(self._path)})
-            self._db, self.suspect = db, False
+            self.suspect = False
         return self._db
 
     def _give_up(self, error: sqlite3.Error | None) -> None:
-        if error is not None:
-            _log.error("the log's connection is given up: %s", error, extra={"path": str(self._path)})
+        _log.error("the log's connection is given up: %s", error or "no rollback", extra={"path": str(self._path)})
         self.suspect = True
         self.generation += 1
-        if self._db is not None:
-            try:
-                self._db.close()
-            except sqlite3.Error as failure:
-                _log.error("closing the log's connection failed: %s", failure)
-            self._db = None
+
+    def _catch_up(self, db: sqlite3.Connection) -> None:
+        """The checkpoints beside the writer never reach its end: the writer waits for one. Should it fail, another will do."""
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise
+        self._length = self._copied = 0
 
     def _truncate(self, db: sqlite3.Connection) -> None:
-        """Bring everything into the database file, synced. On a full disk the reserve makes room for it.
+        """Bring everything into the database file, synced. On a full disk it stays where it is secured.
 
         Raises:
             sqlite3.Error: not everything is there.
@@ -153,12 +169,13 @@ class WriteHandle:
         try:
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
-            if not (_is_full(error) and self._room.release()):
+            if not _is_full(error):
                 raise
-            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise sqlite3.OperationalError("the checkpoint was held up by a reader")
-        self._unchecked = 0
+            self._room.release()
+        else:
+            if busy:
+                raise sqlite3.OperationalError("the checkpoint was held up by a reader")
+            self._length = self._copied = 0
 
     # -- checkpoints, on their own thread
 
@@ -171,8 +188,8 @@ class WriteHandle:
                 continue
             try:
                 self._checkpoint()
-            except (sqlite3.Error, LogFailed) as error:
-                if isinstance(error, sqlite3.Error) and _is_full(error):
+            except sqlite3.Error as error:
+                if _is_full(error):
                     if self._room.release():
                         self._due.set()
                     continue  # else the next transaction asks again
@@ -181,14 +198,33 @@ class WriteHandle:
                 self.suspect = True
 
     def _checkpoint(self) -> None:
-        """Copy what is committed beside the writer; when that never catches up, hold the writer for a moment."""
+        """Copy what is committed, beside the writer."""
         with closing(open_writer(self._path)) as db:
-            _, frames, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            left = max(frames - done, 0) * _PAGE
-            self._unchecked = left
-            if frames * _PAGE > _BOUND:
-                with self.lock:
-                    self._truncate(db)
+            busy, frames, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if not busy:
+                self._length, self._copied = frames * _PAGE, done * _PAGE
+
+
+def _write_again(path: Path) -> None:
+    """Write a file's bytes in place, as the page cache has them, and sync them.
+
+    Raises:
+        OSError: they are not on the disk.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        at = 0
+        while raw := os.pread(file, _PIECE, at):
+            at += os.pwrite(file, raw, at)
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

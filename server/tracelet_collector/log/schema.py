@@ -122,6 +122,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
     """
     db = _connect(f"{path.absolute().as_uri()}?mode=rwc")
     try:
+        if not (blank := _is_blank(db)):
+            _check(db, path)
         # Decided by the file's first page, which the switch to WAL writes: it must be said before that.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if (mode := db.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
@@ -133,10 +135,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
         # macOS: fsync alone leaves the data in the drive's cache.
         db.execute("PRAGMA fullfsync = ON")
         db.execute("PRAGMA checkpoint_fullfsync = ON")
-        if _is_blank(db):
+        if blank:
             _create(db)
             _sync_directory(path.parent)
-        _check(db, path)
     except BaseException:
         db.close()
         raise
