@@ -144,6 +144,8 @@ class _Told:
 
     def begin(self) -> None:
         """The script is about to start."""
+        # Our sitecustomize's finder would do the same at the first import that concerns us: at the next line but one.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "tracelet_launch", False)]
         try:
             from tracelet import interface
             from tracelet.core.guard import guard
@@ -154,8 +156,6 @@ class _Told:
         with guard("beginning the run"):
             closing.install()
             interface.begin_under_launcher()
-            # Our sitecustomize's finder would do the same when a module that we intercept is imported.
-            sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "tracelet_launch", False)]
 
     def exit(self, code: int, reason: str) -> None:
         """The script is over, with this exit code, or dies of a signal: then minus its number."""

@@ -54,8 +54,9 @@ def start(words: Sequence[str], asked: Asked) -> int:
 
 
 def _intercepted() -> tuple[str, ...]:
-    """The modules whose import makes a process record."""
-    return tuple(getattr(importlib.import_module(module), name).module for module, name in FRAMEWORKS.values())
+    """The modules whose import makes a process of the run record: what is intercepted, and `start_logging`."""
+    libraries = (getattr(importlib.import_module(module), name).module for module, name in FRAMEWORKS.values())
+    return ("tracelet.interface", *libraries)
 
 
 def _plain(command: Command) -> list[str]:

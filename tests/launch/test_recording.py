@@ -1,0 +1,166 @@
+"""What is recorded under `tracelet run`: one run for all of a command's processes, and its end told right."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import BIN, TRACELET, tracelet
+from tests.support.processes import collector_pid, until, wait_gone
+from tests.support.spine import Spine
+from tracelet.core.metrics import RunStatus
+from tracelet.proto.codec import status_from_wire
+from tracelet.proto.v1 import collector_pb2 as wire
+
+LOG = """
+import os, sys, tracelet
+run = tracelet.start_logging()
+for step in range(5):
+    run.log_metric("loss", step / 3, step)
+"""
+TENSORBOARD = """
+import sys, tempfile
+from torch.utils.tensorboard import SummaryWriter
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        for step in range(5):
+            writer.add_scalar(sys.argv[1] if len(sys.argv) > 1 else "loss", step / 3, step)
+"""
+SPAWN = """
+import multiprocessing, tempfile
+
+def train(name):
+    from torch.utils.tensorboard import SummaryWriter
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        for step in range(5):
+            writer.add_scalar(name, step / 3, step)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=train, args=["child"])
+    process.start()
+    train("parent")
+    process.join()
+    raise SystemExit(process.exitcode)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_to_deliver_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery has tests of its own; here the log tells what was recorded."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+
+def script(folder: Path, text: str, name: str = "train.py") -> str:
+    (folder / name).write_text(text)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("", RunStatus.FINISHED),
+        ("raise SystemExit(3)", RunStatus.FAILED),
+        ("raise ValueError('boom')", RunStatus.FAILED),
+        ("raise KeyboardInterrupt", RunStatus.KILLED),
+        ("os._exit(0)", RunStatus.KILLED),
+        ("os.kill(os.getpid(), 15)", RunStatus.KILLED),
+    ],
+)
+def test_how_a_script_ends(spine: Spine, ending: str, status: RunStatus) -> None:
+    tracelet("run", "--name", "try", "--project", "p", script(spine.folder, LOG + ending), cwd=spine.folder)
+    run = ended(spine)
+    assert (run.name, run.project, run.durable) == ("try", "p", 5)
+    assert status_from_wire(run.status) is status
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "code"),
+    [("true", RunStatus.FINISHED, 0), ("exit 7", RunStatus.FAILED, 7), ("kill -KILL $$", RunStatus.KILLED, -9)],
+)
+def test_how_a_command_ends_whose_children_record(spine: Spine, ending: str, status: RunStatus, code: int) -> None:
+    script(spine.folder, LOG)
+    done = tracelet("run", "sh", "-c", f"python train.py; python train.py; {ending}", cwd=spine.folder)
+    assert done.returncode == code
+    run = ended(spine)
+    assert run.durable == 10
+    assert status_from_wire(run.status) is status
+    assert "goes to mlflow: http://127.0.0.1:9" in done.stderr
+
+
+def test_tensorboard_in_a_script_and_its_spawned_child(spine: Spine) -> None:
+    done = tracelet("run", script(spine.folder, SPAWN), cwd=spine.folder)
+    assert (done.stdout, done.returncode) == ("", 0), done.stderr
+    run = ended(spine)
+    assert run.durable == 10
+    assert status_from_wire(run.status) is RunStatus.FINISHED
+
+
+def test_a_launcher_of_ranks(spine: Spine) -> None:
+    script(spine.folder, TENSORBOARD)
+    words = ["torchrun", "--nnodes", "1", "--nproc-per-node", "2", "--master-port", "0", "train.py"]
+    done = tracelet("run", *words, cwd=spine.folder, seconds=100)
+    assert done.returncode == 0, done.stderr
+    run = ended(spine)
+    assert run.durable == 10
+    assert status_from_wire(run.status) is RunStatus.FINISHED
+
+
+def test_last_words(spine: Spine) -> None:
+    done = tracelet("run", "--name", "try", script(spine.folder, LOG + "print('mine')"), cwd=spine.folder)
+    assert done.stdout == "mine\n"
+    pid = collector_pid(spine.home)
+    run = ended(spine)
+    assert done.stderr.splitlines() == [
+        f"tracelet: run try ({run.run_id}) goes to mlflow: http://127.0.0.1:9",
+        f"tracelet:   a collector (pid {pid}) stays behind and delivers; see `tracelet status`, end it by `tracelet stop`",
+    ]
+
+
+def test_last_words_name_the_store_absolutely(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    done = tracelet("run", "--wait", script(spine.folder, LOG), cwd=spine.folder)
+    assert done.returncode == 0
+    assert f"goes to mlflow: sqlite:///{spine.database}" in done.stderr
+    assert f"mlflow ui --backend-store-uri sqlite:///{spine.database}" in done.stderr
+    assert sum(spine.stored("loss").values()) == 5  # --wait: it is there as soon as the command has ended
+
+
+def test_a_script_that_logs_nothing_makes_no_run(spine: Spine) -> None:
+    done = tracelet("run", script(spine.folder, "import tracelet; tracelet.start_logging()"), cwd=spine.folder)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert (
+        tracelet("status", "--json", cwd=spine.folder).stdout
+        == json.dumps({"collector": None, "runs": []}, indent=2) + "\n"
+    )
+
+
+def test_a_signal_ends_command_and_run(spine: Spine) -> None:
+    script(spine.folder, LOG + "print(os.getpid(), flush=True); import time; time.sleep(60)")
+    words = [TRACELET, "run", "sh", "-c", f"{BIN}/python train.py; true"]
+    with subprocess.Popen(words, cwd=spine.folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        trainer = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    os.kill(trainer, signal.SIGKILL)  # as on plain python, the shell's end is not the end of what it started
+    assert wait_gone(trainer, 10)
+    assert status_from_wire(ended(spine).status) is RunStatus.KILLED
+
+
+def ended(spine: Spine) -> wire.RunState:
+    """The only run, once the collector knows of its end and has all that its processes left."""
+
+    def over() -> wire.RunState | None:
+        reply = spine.status()
+        runs = [run for run in reply.runs if status_from_wire(run.status) is not RunStatus.RUNNING]
+        return runs[0] if runs and not reply.pending_spools else None
+
+    run = until(over, 30, "the run's end")
+    assert run is not None
+    return run
