@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(stderr=True)
     with temporary_home(args.dir) as home, console.status("MLflow makes a store") as status:
-        os.environ.update(home.environment())
+        os.environ.update({**home.environment(), "MLFLOW_LOGGING_LEVEL": "WARNING"})
         from mlflow import MlflowClient
 
         client = MlflowClient(home.store)
