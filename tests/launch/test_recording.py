@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,27 @@ def test_a_signal_ends_command_and_run(spine: Spine) -> None:
     os.kill(trainer, signal.SIGKILL)  # as on plain python, the shell's end is not the end of what it started
     assert wait_gone(trainer, 10)
     assert status_from_wire(ended(spine).status) is RunStatus.KILLED
+
+
+def test_kill_9_ends_command_and_run(spine: Spine) -> None:
+    script(spine.folder, LOG + "print(os.getpid(), flush=True); import time; time.sleep(60)")
+    words = [TRACELET, "run", "sh", "-c", f"{BIN}/python train.py; true"]
+    with subprocess.Popen(words, cwd=spine.folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        trainer = int(process.stdout.readline())
+        until(
+            lambda: any(info["writer"]["pid"] == process.pid for info in spools(spine.home)), 30, "the owner's stream"
+        )
+        process.kill()
+    os.kill(trainer, signal.SIGKILL)
+    run = ended(spine)
+    assert run.durable == 5
+    assert status_from_wire(run.status) is RunStatus.KILLED
+
+
+def spools(home: Path) -> list[dict[str, Any]]:
+    """What the writers in a home say of themselves."""
+    return [json.loads(path.read_text()) for path in home.glob("spool/*/*/spool.json")]
 
 
 def ended(spine: Spine) -> wire.RunState:

@@ -35,11 +35,22 @@ def lines(run: Experiment) -> list[str]:
     return said
 
 
-def begin_if_others_recorded() -> None:
-    """Begin the run in the process that owns it, when only its children recorded: so that it says how the run ended."""
+def begin_if_others_recorded(*, ask: bool = True) -> bool:
+    """Begin the run in the process that owns it, when only its children recorded: so that it says how the run ended.
+
+    Args:
+        ask: ask the collector too, when no trace of the run is in the home; it takes a moment.
+
+    Returns:
+        Whether that is settled: the run has begun, or this process owns none.
+    """
     run = _own_run()
-    if run is not None and not run.begun and _recorded(run.plan.home, run.id):
-        run.begin()
+    if run is None or run.begun:
+        return True
+    if not _left_traces(run.plan.home, run.id) and not (ask and _in_log(run.plan.home, run.id)):
+        return False
+    run.begin()
+    return True
 
 
 def _own_run() -> Experiment | None:
@@ -47,10 +58,11 @@ def _own_run() -> Experiment | None:
     return next((run for run in active.running() if run.id == run_id and run.is_owner), None)
 
 
-def _recorded(home: Path, run_id: str) -> bool:
-    """Whether any process recorded something of a run."""
-    if (home / "spool" / run_id).exists() or (home / "runs" / run_id).exists():
-        return True
+def _left_traces(home: Path, run_id: str) -> bool:
+    return (home / "spool" / run_id).exists() or (home / "runs" / run_id).exists()
+
+
+def _in_log(home: Path, run_id: str) -> bool:
     collector = local.find(home)
     if collector is None:
         return False

@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 __all__ = ["describe", "die_of", "run_child"]
@@ -29,6 +29,8 @@ _PASSED: Final = frozenset(
     }
 )
 _PR_SET_PDEATHSIG: Final = 1
+_TICK: Final = 0.5
+_LONG: Final = 60.0
 
 
 class Child:
@@ -44,18 +46,24 @@ class Child:
         if self.pid == 0:
             _become(program, words, environment, before, parent)
 
-    def wait(self) -> int:
+    def wait(self, meanwhile: Callable[[], bool]) -> int:
         """Wait for its end, passing signals on.
+
+        Args:
+            meanwhile: called twice a second, until it says that it has nothing left to do.
 
         Returns:
             Its exit code, or minus the number of the signal that killed it.
         """
+        busy = True
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
-            number, had_it = _next_signal(self._watched)
-            if number != signal.SIGCHLD and not had_it:
+            number, had_it = _next_signal(self._watched, _TICK if busy else _LONG)
+            if number == 0:
+                busy = busy and not meanwhile()
+            elif number != signal.SIGCHLD and not had_it:
                 os.kill(self.pid, number)
 
 
@@ -90,11 +98,11 @@ def die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def _next_signal(watched: frozenset[signal.Signals]) -> tuple[int, bool]:
-    """The next signal, and whether the child has had it too: the terminal sends to both."""
-    if hasattr(signal, "sigwaitinfo"):
-        info = signal.sigwaitinfo(watched)
-        return info.si_signo, info.si_code > 0
+def _next_signal(watched: frozenset[signal.Signals], seconds: float) -> tuple[int, bool]:
+    """The next signal, and whether the child has had it too: the terminal sends to both. 0 when none comes in time."""
+    if hasattr(signal, "sigtimedwait"):
+        info = signal.sigtimedwait(watched, seconds)
+        return (info.si_signo, info.si_code > 0) if info is not None else (0, False)
     number = signal.sigwait(watched)
     return number, number in {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH} and os.isatty(0)
 

@@ -109,7 +109,14 @@ def _accompany(command: Command, environment: Mapping[str, str]) -> int:
     with guard("beginning the run"):
         closing.install()
         interface.begin_under_launcher()
-    code = child.wait()
+
+    def begin_soon() -> bool:
+        # Not only at the end: killed, this process would leave a run that nobody ends.
+        with guard("beginning the run"):
+            return closing.begin_if_others_recorded(ask=False)
+        return True
+
+    code = child.wait(begin_soon)
     with guard("noting the command's end"):
         exits.note(code, describe(code))
         closing.begin_if_others_recorded()
