@@ -177,7 +177,7 @@ REFUSED: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("args", "kwargs"), REFUSED, ids=str)
+@pytest.mark.parametrize(("args", "kwargs"), REFUSED, ids=range(len(REFUSED)))
 def test_what_tensorboard_refuses_raises_as_without_us_and_is_not_recorded(
     writer: SummaryWriter, home: Path, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
-from tracelet.core.guard import Guard, say
+from tracelet.core.guard import Guard
 from tracelet.core.labels import LabelTable, WriterPrefix
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.metrics import MetaValue, MetricType, RunStatus
@@ -29,6 +29,7 @@ from tracelet.transport.spool import SpoolWriter
 __all__ = ["BackendTarget", "Experiment", "RunPlan", "StopReport", "new_run_id"]
 
 _BEGINNING = Guard("beginning the run")
+_FORKING = Guard("leaving the parent's spool after a fork")
 _RECORDING = Guard("recording a metric")
 _PARAMETERS = Guard("recording parameters")
 _TAGS = Guard("recording tags")
@@ -267,9 +268,8 @@ class Experiment:
     def _begin(self) -> Recorder:
         try:
             return self._open()
-        except OSError as error:
-            self._enabled = False
-            say(f"cannot write under {self.plan.home} ({error}): this run is not recorded")
+        except OSError:
+            self._enabled = False  # told once, by the guard that this passes
             raise
 
     def _open(self) -> Recorder:
@@ -316,11 +316,12 @@ class Experiment:
 
     def _leave_parent(self) -> None:
         recorder = self._recorder
-        if recorder is not None:
-            recorder.spool.abandon_after_fork()
+        # First of all: nothing that the child does may reach the parent's mapping.
+        self._slot, self._recorder, self._sender, self._told_labels = {}, None, None, {}
         self._forked = True
         self._owner = False
-        self._slot, self._recorder, self._sender, self._told_labels = {}, None, None, {}
+        if recorder is not None:
+            recorder.spool.abandon_after_fork()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_find, (self.plan,))
@@ -383,7 +384,8 @@ _after_fork: weakref.WeakSet[Experiment] = weakref.WeakSet()
 
 def _forget_parents_streams() -> None:
     for run in list(_after_fork):
-        run._leave_parent()
+        with _FORKING:
+            run._leave_parent()
 
 
 if hasattr(os, "register_at_fork"):

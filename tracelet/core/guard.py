@@ -7,8 +7,10 @@ go to stderr by `os.write`, not through `logging` or `print`.
 from __future__ import annotations
 
 import os
+import signal
 import traceback
-from types import TracebackType
+from types import CodeType, TracebackType
+from typing import Any
 
 __all__ = ["Guard", "guard", "say", "swallow"]
 
@@ -27,8 +29,13 @@ def say(line: str, key: str | None = None) -> None:
 
 
 def swallow(what: str, error: BaseException) -> None:
-    """Tell of an error of ours, once for each kind; raised instead when TRACELET_RAISE_INTERNAL is 1 (our own tests)."""
-    if os.environ.get("TRACELET_RAISE_INTERNAL") == "1":
+    """Tell of an error of ours, once for each kind.
+
+    Raises:
+        BaseException: the error itself, when it is the user's after all: a signal handler of theirs that ran in the middle of
+            our code raised it. Or when TRACELET_RAISE_INTERNAL is 1, as in our own tests.
+    """
+    if os.environ.get("TRACELET_RAISE_INTERNAL") == "1" or _is_users(error):
         raise error
     if os.environ.get("TRACELET_DEBUG") == "1":
         say("".join(traceback.format_exception(error)), key=f"{what} {error!r}")
@@ -49,10 +56,10 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, Exception):
-            swallow(self._what, error)
-            return True
-        return False
+        if not isinstance(error, Exception) or _is_users(error):
+            return False
+        swallow(self._what, error)
+        return True
 
 
 def guard(what: str) -> Guard:
@@ -62,3 +69,23 @@ def guard(what: str) -> Guard:
         what: what it is, as the line on stderr names it ("capturing add_scalar").
     """
     return Guard(what)
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether a signal handler raised it: then it passed through our code by chance, on its way to the user's."""
+    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code(handler: Any) -> CodeType | None:
+    while hasattr(handler, "func"):  # functools.partial
+        handler = handler.func
+    if not callable(handler):
+        return None
+    code = getattr(handler, "__code__", None) or getattr(handler.__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tracelet.core.guard import say
+from tracelet.core.guard import say, swallow
 from tracelet.errors import ConfigurationError
-from tracelet.frameworks.patching import fault
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
@@ -138,7 +137,7 @@ class Framework(ABC):
             try:
                 cls._patch_once(module)
             except Exception as error:  # it must not break the user's import
-                fault(f"intercepting {cls.identifier}", error)
+                swallow(f"intercepting {cls.identifier}", error)
 
     @classmethod
     def _patch_once(cls, module: ModuleType) -> None:

@@ -8,7 +8,6 @@ taking ours off would take theirs off too, so ours stays, switched off, and is s
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import types
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, TypeAlias
 
 from tracelet.core.guard import say, swallow
 
-__all__ = ["MethodPatch", "Switch", "Wrapper", "after", "fault"]
+__all__ = ["MethodPatch", "Switch", "Wrapper", "after"]
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -138,41 +137,9 @@ def after(what: str, hook: Callable[..., None]) -> Callable[[Switch], Wrapper]:
                 try:
                     hook(instance, *args, **kwargs)
                 except Exception as error:
-                    fault(what, error)
+                    swallow(what, error)
             return result
 
         return wrapper
 
     return build
-
-
-def fault(what: str, error: Exception) -> None:
-    """An exception on our side of an intercepted call. Told once, unless it is the user's after all.
-
-    Args:
-        what: the call.
-        error: as it was caught. A signal handler of the user's that ran in the middle of our code may have raised it: that one
-            goes on its way.
-    """
-    if _from_signal_handler(error):
-        raise error
-    swallow(what, error)
-
-
-def _from_signal_handler(error: Exception) -> bool:
-    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in handlers:
-            return True
-        trace = trace.tb_next
-    return False
-
-
-def _code(handler: Any) -> types.CodeType | None:
-    while hasattr(handler, "func"):  # functools.partial
-        handler = handler.func
-    if not callable(handler):
-        return None
-    code = getattr(handler, "__code__", None) or getattr(handler.__call__, "__code__", None)
-    return code if isinstance(code, types.CodeType) else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Final
 
-from tracelet.frameworks.patching import fault
+from tracelet.core.guard import swallow
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
@@ -31,7 +31,7 @@ def install_all(experiment: Experiment, options: Options) -> None:
             framework = getattr(importlib.import_module(module), name)(**arguments)
             framework.initialize(experiment)
         except Exception as error:  # the training does not depend on being recorded
-            fault(f"intercepting {identifier}", error)
+            swallow(f"intercepting {identifier}", error)
 
 
 def uninstall_all() -> None:
@@ -41,4 +41,4 @@ def uninstall_all() -> None:
             try:
                 getattr(loaded, name).uninstall()
             except Exception as error:  # likewise
-                fault(f"letting go of {identifier}", error)
+                swallow(f"letting go of {identifier}", error)

@@ -62,6 +62,7 @@ class SpoolWriter:
 
     def __init__(self, home: Path, info: SpoolInfo, cap: int | None = None) -> None:
         self.info = info
+        self._lock: int | None
         self.directory, self._lock = SpoolDirectory.create(home, info)
         self._mark = mark_of(info.epoch)
         self._segments = Segments(self.directory, info.epoch, cap or default_cap(home))
@@ -296,11 +297,17 @@ class SpoolWriter:
             # Before the lock is freed: a collector must not adopt what is about to go.
             self._segments.release(self.claimed // SLOTS_PER_SEGMENT + 2)
             self.directory.remove()
-        os.close(self._lock)
+        self._free_lock()
 
     def abandon_after_fork(self) -> None:
         """In a forked child: let go of the parent's spool without writing, flushing or removing anything."""
-        os.close(self._lock)
+        self._free_lock()
+
+    def _free_lock(self) -> None:
+        # Once: the number may be another file's by now.
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
 assert SEGMENT_SIZE >= HEADER_SIZE + SLOTS_PER_SEGMENT * SLOT_SIZE
