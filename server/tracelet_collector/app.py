@@ -158,7 +158,12 @@ class Collector:
             "the collector serves",
             extra={"home": str(self._lock.home), "address": self._address, "version": __version__, **self._listens},
         )
-        drain = self._serve()
+        try:
+            drain = self._serve()
+        except BaseException:
+            _log.exception("the collector fails")
+            self._close(_AT_ONCE)
+            raise
         self._close(drain)
 
     def _serve(self) -> float:
@@ -172,10 +177,10 @@ class Collector:
             else:
                 _log.info("the collector is told to stop", extra={"drain_seconds": drain})
                 return drain
-            self._health.set(self._log.healthy)
             if not self._lock.still_held(self._socket):
                 _log.error("the home, the socket or its announcement is gone: nobody can find this collector any more")
                 return _AT_ONCE
+            self._health.set(self._log.healthy)
             now = time.monotonic()
             if self._streams.count or self._adopter.busy:
                 quiet_since = now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tracelet_collector.log.base import Log, Progress
 
@@ -68,11 +68,14 @@ def drained(log: Log, run_id: str, kind: str, max_points: int = 10**9) -> Iterat
         log.commit(run_id, kind, Progress(until=chunk.until, delivered=chunk.points))
 
 
-def positions(log: Log, run_id: str, kind: str) -> list[int]:
-    """Positions of the points of a run of one stream, in the log's order; each must hold what `batch` put there."""
-    found = []
-    for _, seq, record in drained(log, run_id, kind):
+def points(decoded: Iterable[tuple[int, Record]]) -> Iterator[int]:
+    """Positions of the points of one stream, in the log's order; each must hold what `batch` put there."""
+    for seq, record in decoded:
         if isinstance(record, Metric):
             assert (record.step, record.value, record.wall_time) == (seq, float(seq), 1.7e9 + seq)
-            found.append(seq)
-    return found
+            yield seq
+
+
+def positions(log: Log, run_id: str, kind: str) -> list[int]:
+    """Deliver everything of a run of one stream to nobody: positions of the points."""
+    return list(points((seq, record) for _, seq, record in drained(log, run_id, kind)))

@@ -10,12 +10,16 @@ import random
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import until
 
 _CALL = re.compile(
     r"^(?P<at>\d+\.\d+) (?P<name>\w+)\((?P<arguments>.*)\)\s+= (?P<result>-?\d+)(?P<rest>.*?) <(?P<took>[\d.]+)>$"
@@ -39,6 +43,39 @@ def failing_fsyncs(first: int, last: int | str) -> list[str]:
     """Options that make the `first` to `last` sync of a process fail; "" as `last` is for ever."""
     when = f"{first}+" if last == "" else f"{first}..{last}"
     return ["-e", f"inject=fsync,fdatasync:error=EIO:when={when}"]
+
+
+@contextmanager
+def dead_disk(pid: int) -> Iterator[None]:
+    """Every fsync of a running process fails, for as long as this lasts."""
+    with tempfile.TemporaryFile("w+") as said:
+        strace = subprocess.Popen(
+            [
+                strace_or_skip(),
+                "-f",
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=fsync,fdatasync",
+                *failing_fsyncs(1, ""),
+                "-p",
+                str(pid),
+            ],
+            stderr=said,
+        )
+
+        def attached() -> bool:
+            said.seek(0)
+            if strace.poll() is not None:
+                pytest.skip(f"strace cannot attach here, so a dead disk is not tested: {said.read().strip()}")
+            return "attached" in said.read()
+
+        until(attached)
+        try:
+            yield
+        finally:
+            strace.terminate()  # it lets go of the process
+            strace.wait(20)
 
 
 @dataclass(order=True)

@@ -76,7 +76,10 @@ class Room:
                 _log.warning("the log has no reserve: %s", error)
 
     def _free(self) -> int:
-        disk = os.statvfs(self._path.parent)
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return 0  # the folder is gone: there is no room in it
         return disk.f_bavail * disk.f_frsize
 
 
