@@ -76,9 +76,10 @@ def check_installed(kind: str) -> None:
 def mlflow_target(asked: str | None) -> str:
     """MLflow's tracking URI, absolute: the one asked for, `MLFLOW_TRACKING_URI`, or `mlflow.db` in the working directory."""
     uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    # The processes of one `tracelet run` may work in several folders; the run goes to one place.
+    here = Path(os.environ.get("TRACELET_RUN_DIR") or Path.cwd())
     if uri.startswith("sqlite:///"):
-        path = uri.removeprefix("sqlite:///")
-        return f"sqlite:///{Path(path).absolute()}"
+        return f"sqlite:///{here / uri.removeprefix('sqlite:///')}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
-        return Path(uri).absolute().as_uri()
+        return (here / uri).absolute().as_uri()
     return uri

@@ -43,6 +43,7 @@ def leave(
     if not nested:
         environment["TRACELET_RUN_ID"] = new_run_id()
         environment["TRACELET_RUN_OWNER"] = me
+        environment["TRACELET_RUN_DIR"] = str(Path.cwd())
         if "TRACELET_RUN_OWNER" in given:
             # The name, and that it was given, are those of the run that this process was started in.
             environment.pop("TRACELET_RUN_NAME", None)

@@ -90,6 +90,7 @@ class Sender:
 
     def _run(self) -> None:
         backoff = _MIN_BACKOFF
+        jitter = random.Random()  # of its own: the global one belongs to the user's seed
         # Importing gRPC takes the interpreter from the script for a tenth of a second: not while start_logging runs.
         self._wait(self._interval)
         while not self._abandoned:
@@ -108,7 +109,7 @@ class Sender:
             self._tell_trouble()
             self._spool.prepare()
             backoff = _MIN_BACKOFF if self._durable > before else min(backoff * 2, _MAX_BACKOFF)
-            self._wait(backoff * random.uniform(0.5, 1.0))
+            self._wait(backoff * jitter.uniform(0.5, 1.0))
         self._done.set()
 
     def _carry(self) -> None:
