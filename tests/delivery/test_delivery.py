@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import random
@@ -10,10 +11,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tracelet_collector.delivery import Patience
+from tracelet_collector.delivery import Delivery, Patience
+from tracelet_collector.log.base import LogFailed, Progress
+from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.delivering import HASTY, Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
@@ -88,26 +92,37 @@ def test_runs_share_a_worker_in_turn(tmp_path: Path, store: MlflowStore) -> None
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(2))
-def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore, seed: int) -> None:
+def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore) -> None:
+    kill_the_worker(tmp_path, store, seed=1, kills=3)
+
+
+@pytest.mark.faults
+@pytest.mark.torture
+@pytest.mark.parametrize("turn", range(10))
+def test_a_killed_worker_costs_nothing_at_length(
+    tmp_path: Path, store: MlflowStore, torture_seed: int, turn: int
+) -> None:
+    kill_the_worker(tmp_path, store, seed=torture_seed + turn, kills=8)
+
+
+def kill_the_worker(tmp_path: Path, store: MlflowStore, seed: int, kills: int) -> None:
     chance = random.Random(seed)
-    everything = [*points(6000), *[Metric("same", 1.0, 1, T0)] * 1000, *points(2000, "more")]
+    everything = [*points(2000 * kills), *[Metric("same", 1.0, 1, T0)] * 1000, *points(1000, "more")]
     with Desk(tmp_path / "home") as desk:
         writer = Writer(desk.log, run_spec("r1", store.uri))
         writer.write([Params({"lr": 0.1}, T0), *everything], cut=chance.choice([100, 333, 1000]))
         desk.delivery.wake("r1")
         pid = 0
-        for _ in range(3):
+        for _ in range(kills):
             pid = desk.until_worker("r1", other_than=pid)
-            goal = desk.cursor("r1").delivered + chance.randint(1, 1500)
+            goal = desk.cursor("r1").delivered + chance.randint(0, 1500)
             until(lambda goal=goal: desk.cursor("r1").delivered >= goal or desk.cursor("r1").settled, 60.0)
             time.sleep(chance.random() * 0.3)  # any moment of a chunk
             os.kill(pid, signal.SIGKILL)
         writer.write([RunEnd(RunStatus.FINISHED, "", T0 + 60)])
         desk.delivery.wake("r1")
         desk.until_settled("r1", seconds=90.0)
-        cursor = desk.cursor("r1")
-        assert cursor.delivered == len(everything)
+        assert desk.cursor("r1").delivered == len(everything)
     assert counted(store) == Counter((p.name, p.step, p.value) for p in everything)
     assert store.run()["status"] == "FINISHED"
 
@@ -116,7 +131,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore, seed:
 def test_the_collector_dies_with_its_worker_at_work(tmp_path: Path, store: MlflowStore) -> None:
     home = tmp_path / "home"
     desk = Desk(home)
-    Writer(desk.log, run_spec("r1", store.uri)).write(points(8_000))
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(4_000))
     desk.log.close()
     script = (
         "import sys, time; from pathlib import Path; from tests.support.delivering import Desk\n"
@@ -131,24 +146,24 @@ def test_the_collector_dies_with_its_worker_at_work(tmp_path: Path, store: Mlflo
     assert wait_gone(worker, 10.0), "the worker outlives its collector"
     with Desk(home) as desk:
         desk.until_settled("r1", seconds=90.0)
-    assert counted(store) == Counter((p.name, p.step, p.value) for p in points(8_000))
+    assert counted(store) == Counter((p.name, p.step, p.value) for p in points(4_000))
     assert len(store.runs()) == 1
 
 
 def test_stopping_lets_the_chunk_finish_and_ends_the_worker(tmp_path: Path, store: MlflowStore) -> None:
     desk = Desk(tmp_path / "home")
-    Writer(desk.log, run_spec("r1", store.uri)).write(points(8_000))
+    Writer(desk.log, run_spec("r1", store.uri)).write(points(4_000))
     with desk:
         pid = desk.until_worker("r1")
         until(lambda: desk.cursor("r1").delivered, 60.0)
         desk.delivery.stop(20.0)
         assert not lives(pid)
         delivered = desk.cursor("r1").delivered
-        assert 0 < delivered < 8_000
+        assert 0 < delivered < 4_000
         assert len(store.points()) == delivered  # nothing is stored that is not committed
     with Desk(tmp_path / "home") as again:
         again.until_settled("r1", seconds=90.0)
-    assert len(store.points()) == 8_000
+    assert len(store.points()) == 4_000
 
 
 def test_stopping_while_the_worker_starts(tmp_path: Path, store: MlflowStore) -> None:
@@ -255,6 +270,93 @@ class TestTrouble:
             assert "they may be the cause" in live.last_error
             assert desk.cursor("r1").lag_points == 5
 
+    def test_a_worker_that_hangs_is_replaced(self, tmp_path: Path) -> None:
+        python = _with_mlflow(tmp_path / "hanging", "import time; time.sleep(1000)")
+        with Desk(tmp_path / "home", dataclasses.replace(HASTY, export=0.3)) as desk:
+            Writer(desk.log, run_spec("r1", "http://127.0.0.1:1", interpreter=str(python))).write(points(5))
+            desk.delivery.wake("r1")
+            first = desk.until_worker("r1")
+            assert "gave no answer" in desk.until_state("r1", "retrying").last_error
+            assert wait_gone(first, 20.0)
+            desk.until_worker("r1", other_than=first)
+
+    def test_an_exporter_that_fails_as_nobody_foresaw(self, tmp_path: Path) -> None:
+        python = _with_mlflow(tmp_path / "broken", "raise KeyError('what is this')")
+        with Desk(tmp_path / "home") as desk:
+            Writer(desk.log, run_spec("r1", "http://127.0.0.1:1", interpreter=str(python))).write(points(5))
+            desk.delivery.wake("r1")
+            assert "KeyError: 'what is this'" in desk.until_state("r1", "retrying").last_error
+            assert "Traceback" in (tmp_path / "home" / "worker-mlflow.log").read_text()
+
+    def test_an_mlflow_that_cannot_be_imported(self, tmp_path: Path) -> None:
+        python = _with_mlflow(tmp_path / "broken", "pass", at_import="raise RuntimeError('numpy is too new')")
+        with Desk(tmp_path / "home") as desk:
+            Writer(desk.log, run_spec("r1", "http://127.0.0.1:1", interpreter=str(python))).write(points(5))
+            desk.delivery.wake("r1")
+            assert "numpy is too new" in desk.until_state("r1", "paused").last_error
+
+
+class _FailingLog(SqliteLog):
+    """A log whose next commits fail before anything is written, or after all is."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.fail: list[str] = []
+
+    def commit(self, run_id: str, kind: str, progress: Progress) -> None:
+        how = self.fail.pop() if self.fail else ""
+        if how == "before":
+            raise LogFailed("the disk is full")
+        super().commit(run_id, kind, progress)
+        if how == "after":
+            raise LogFailed("fsync failed")
+
+    def recall(self, run_id: str, kind: str, keys: Sequence[int]) -> Mapping[int, int]:
+        if self.fail and self.fail[-1] == "recall":
+            self.fail.pop()
+            raise LogFailed("cannot be read")
+        return super().recall(run_id, kind, keys)
+
+
+def test_commits_that_fail_lose_and_double_nothing(tmp_path: Path, store: MlflowStore) -> None:
+    desk = Desk(tmp_path / "home")
+    desk.log.close()
+    desk.log = log = _FailingLog(tmp_path / "home" / "log" / "tracelet.db")
+    desk.delivery = Delivery(log, desk.home, HASTY)
+    log.fail = ["before", "after", "recall", "before"]
+    everything = [*points(900), *[Metric("same", 1.0, 1, T0)] * 900]
+    Writer(desk.log, run_spec("r1", store.uri)).write(everything, cut=300)
+    with desk:
+        assert "the log: the disk is full" in desk.until_state("r1", "retrying").last_error
+        desk.until_settled("r1")
+        assert desk.cursor("r1").delivered == 1800
+    assert log.fail == []
+    assert counted(store) == Counter((p.name, p.step, p.value) for p in everything)
+
+
+def test_more_workers_than_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pythons, one seat: they take turns, though both have work without end."""
+    monkeypatch.setattr("tracelet_collector.delivery.scheduler._WORKERS_PER_KIND", 1)
+    home = tmp_path / "home"
+    desk = Desk(home, dataclasses.replace(HASTY, turn=0.0))
+    (home / "credentials").mkdir()
+    stores = []
+    for name in ("one", "two"):
+        path = home / "credentials" / f"{name}.json"
+        path.write_text('{"env": {}}')
+        path.chmod(0o600)
+        stores.append(MlflowStore.fresh(tmp_path / name))
+        Writer(desk.log, run_spec(name, stores[-1].uri, credentials=name)).write(points(1200), cut=600)
+    with desk:
+        seen = set()
+        while not all(desk.cursor(name).settled for name in ("one", "two")):
+            pids = {live.worker_pid for live in desk.delivery.live().values()} - {0}
+            assert len(pids) <= 1
+            seen |= pids
+        desk.until_settled("one", "two")
+        assert len(seen) >= 3  # the first one was asked to make room, and came back
+    assert [len(store.points()) for store in stores] == [1200, 1200]
+
 
 @pytest.fixture
 def bare_python(tmp_path: Path) -> Path:
@@ -264,17 +366,23 @@ def bare_python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deadly_python(tmp_path: Path) -> Path:
-    """A Python whose `mlflow` kills the process at its first use."""
-    python = _bare(tmp_path / "deadly")
-    (packages,) = python.parents[1].glob("lib/python*/site-packages")
+    """A Python whose MLflow kills the process at its first use."""
+    return _with_mlflow(tmp_path / "deadly", "import os; os.abort()")
+
+
+def _with_mlflow(folder: Path, at_use: str, at_import: str = "pass") -> Path:
+    """A Python with an `mlflow` that fails in a way of its own."""
+    python = _bare(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
     for module in ("mlflow", "mlflow/entities", "mlflow/exceptions"):
         (packages / module).mkdir()
         (packages / module / "__init__.py").write_text(
-            "import os\n"
+            f"{at_import}\n"
             "class MlflowException(Exception): pass\n"
-            "class _Deadly:\n"
-            "    def __init__(self, *a, **k): os.abort()\n"
-            "MlflowClient = Experiment = Metric = Param = RunTag = ViewType = _Deadly\n"
+            "class _Stand:\n"
+            "    def __init__(self, *a, **k):\n"
+            f"        {at_use}\n"
+            "MlflowClient = Experiment = Metric = Param = RunTag = ViewType = _Stand\n"
         )
     return python
 

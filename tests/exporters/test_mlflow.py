@@ -237,6 +237,12 @@ class TestTags:
         by_key = {p.key: p.value for p in store.all_points()}
         assert sorted(by_key.values()) == [1.0, 5.0, 7.0]
 
+    def test_fields_that_read_the_same(self, store: MlflowStore, courier: Courier) -> None:
+        courier.deliver(point("a/b", 1.0, metadata={"c": 1.0}), point("a", 1.0, metadata={"b/c": 2.0, "x.meta/c": 3.0}))
+        courier.deliver(point("a.meta/x", 1.0, metadata={"c": 4.0}))
+        values = {p.key: p.value for p in store.all_points() if ".meta/" in p.key and p.key != "a.meta/x"}
+        assert sorted(values.values()) == [1.0, 2.0, 3.0, 4.0]
+
     def test_labels_gaps_and_the_users_tags(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(
             WriterSeen("runs/train", ""), Gap(3, "the spool is full", T0, T0), Tags({"team": "a", "k#": "1"}, T0)

@@ -4,7 +4,7 @@ The state of a run, as it is committed with the cursor:
 
     run        MLflow's id of the run
     names      metric name -> key
-    fields     "<metric key>/<field>" -> key of the metric that carries a numeric field of metadata
+    fields     field and metric key (with a NUL between) -> key of the metric that carries a numeric field of metadata
     params     param name -> key
     tags       tag name -> key
     flags      key -> what its `tracelet.metric.<key>.…` tags say
@@ -68,7 +68,7 @@ def _milliseconds(wall_time: float) -> int:
     return round(wall_time * 1000)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PlannedPoint:
     """A point on its way. `timestamp` (ms) is final only after `Plan.stamp`."""
 
@@ -78,16 +78,7 @@ class PlannedPoint:
     timestamp: int
     step: int
     rerouted: bool
-    extras: list[tuple[str, float]]  # numeric metadata: metrics beside it, at the same step and time
-
-    def identity(self, run: str) -> int:
-        """A hash of what MLflow tells points apart by, except the time: its store knows neither -0.0 nor inf."""
-        if math.isnan(self.value):
-            told = struct.pack("<q", self.step)
-        else:
-            told = struct.pack("<qd", self.step, max(-DBL_MAX, min(DBL_MAX, self.value)) + 0.0)
-        digest = hashlib.blake2b(f"{run}\0{self.key}\0".encode() + told, digest_size=8).digest()
-        return int.from_bytes(digest, "little", signed=True)
+    extras: Sequence[tuple[str, float]]  # numeric metadata: metrics beside it, at the same step and time
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +154,15 @@ class Plan:
             The entries to be added to `memory`.
         """
         run = self.state["run"]
-        identities = [point.identity(run) for point in self.points]
+        marks = {key: f"{run}\0{key}\0".encode() for key in {point.key for point in self.points}}
+        identities = [_identity(marks[point.key], point.step, point.value) for point in self.points]
         last = memory.recall(list(dict.fromkeys(identities))) if identities else {}
         stamps: dict[int, int] = {}
         for point, identity in zip(self.points, identities, strict=True):
-            before = stamps.get(identity, last.get(identity))
-            if before is not None and before >= point.timestamp:
+            before = stamps.get(identity)
+            if before is None:
+                before = last.get(identity, -1)
+            if before >= point.timestamp:
                 point.timestamp = before + 1
             stamps[identity] = point.timestamp
         return stamps
@@ -177,50 +171,50 @@ class Plan:
         if not INT64_MIN <= metric.step <= INT64_MAX:
             self.dead.append(Dead(item, f"the step {metric.step} is outside the 64-bit integers that MLflow stores"))
             return
-        key = books.metrics.key(metric.name)
+        facts = metric.type, metric.type_inferred, metric.step_implied
+        key, known = books.known.get(metric.name, ("", None))
+        if known != facts:
+            key = books.metrics.key(metric.name)
+            books.known[metric.name] = key, facts
+            self._flag(key, _told(metric, key))
         timestamp = _milliseconds(metric.wall_time)
         # Half a millisecond is rounding; more means that MLflow cannot hold this time.
-        retimed = not abs(timestamp - metric.wall_time * 1000) <= 1
-        infinite = math.isinf(metric.value)
-        extras, words = [], {}
-        for name, value in metric.metadata.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                extras.append((books.fields.key(f"{key}/{name}", f"{key}.meta/{name}"), float(value)))
-            else:
-                words[name] = value if isinstance(value, bool) else fit(value, _MAX_WORD)
+        if retimed := not abs(timestamp - metric.wall_time * 1000) <= 1:
+            self._flag(key, {"retimed": "some times are not of the years 1970 to 9999: stored as the nearest that is"})
+        if infinite := math.isinf(metric.value):
+            self._flag(key, {"infinite": "stored as ±1.7976931348623157e308"})
+        extras = self._add_metadata(key, metric.metadata, books) if metric.metadata else ()
         self.points.append(
             PlannedPoint(item, key, metric.value, timestamp, metric.step, infinite or retimed, extras),
         )
-        told: dict[str, str] = {}
-        if key != metric.name:
-            told["name"] = fit(metric.name, MAX_TAG)
-        if metric.type != MetricType.SCALAR.value or not metric.type_inferred:
-            told["type"] = fit(metric.type, MAX_TAG)
-        if metric.type_inferred and "type" in told:
-            told["type_inferred"] = "true"
-        if metric.step_implied:
-            told["step_implied"] = "true"
-        if infinite:
-            told["infinite"] = "stored as ±1.7976931348623157e308"
-        if retimed:
-            told["retimed"] = "some times are not of the years 1970 to 9999: stored as the nearest that is"
-        self._flag(key, told, inferred=metric.type_inferred)
+
+    def _flag(self, key: str, told: Mapping[str, str]) -> None:
+        flags: dict[str, dict[str, str]] = self.state.setdefault("flags", {})
+        known = flags.get(key, {})
+        # The absence of a flag needs no tag, unless the flag was set before.
+        new = {suffix: value for suffix, value in told.items() if known.get(suffix, "false") != value}
+        if new:
+            flags[key] = {**known, **new}
+            self.tags |= {f"{_METRIC_TAG}{key}.{suffix}": value for suffix, value in new.items()}
+
+    def _add_metadata(self, key: str, metadata: Mapping[str, MetaValue], books: _Books) -> Sequence[tuple[str, float]]:
+        """Numbers become metrics beside the point; everything else is said in a tag.
+
+        Returns:
+            The metrics: key and value.
+        """
+        numbers, words = [], {}
+        for name, value in metadata.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                # A key has no NUL: this pair is no other pair.
+                numbers.append((books.fields.key(f"{name}\0{key}", f"{key}.meta/{name}"), float(value)))
+            else:
+                words[name] = value if isinstance(value, bool) else fit(value, _MAX_WORD)
         if words:
-            self._add_metadata(key, words)
+            self._tell_metadata(key, words)
+        return numbers
 
-    def _flag(self, key: str, told: dict[str, str], *, inferred: bool) -> None:
-        if not told:
-            return
-        flags = self.state.setdefault("flags", {})
-        known: dict[str, str] = flags.setdefault(key, {})
-        if not inferred and "type_inferred" in known:
-            told["type_inferred"] = "false"
-        for suffix, value in told.items():
-            if known.get(suffix) != value:
-                known[suffix] = value
-                self.tags[f"{_METRIC_TAG}{key}.{suffix}"] = value
-
-    def _add_metadata(self, key: str, words: Mapping[str, MetaValue]) -> None:
+    def _tell_metadata(self, key: str, words: Mapping[str, MetaValue]) -> None:
         kept = self.state.setdefault("metadata", {})
         if key not in kept and len(kept) >= _MAX_NAMES_WITH_METADATA:
             self.tags["tracelet.metadata_left_out"] = (
@@ -258,6 +252,26 @@ class _Books:
         self.fields = KeyBook(state.setdefault("fields", {}), MAX_KEY, taken)
         self.params = KeyBook(state.setdefault("params", {}), _PARAM_LIMIT)
         self.tags = KeyBook(state.setdefault("tags", {}), _TAG_LIMIT)
+        self.known: dict[str, tuple[str, tuple[str, bool, bool]]] = {}  # of this chunk: name to key and facts told
+
+
+def _identity(mark: bytes, step: int, value: float) -> int:
+    """A hash of what MLflow tells points apart by, except the time: its store knows neither -0.0 nor inf."""
+    number = b"" if math.isnan(value) else struct.pack("<d", max(-DBL_MAX, min(DBL_MAX, value)) + 0.0)
+    return int.from_bytes(
+        hashlib.blake2b(mark + struct.pack("<q", step) + number, digest_size=8).digest(), "little", signed=True
+    )
+
+
+def _told(metric: Metric, key: str) -> dict[str, str]:
+    """What a metric's tags say of it."""
+    told = {"step_implied": "true" if metric.step_implied else "false"}
+    if key != metric.name:
+        told["name"] = fit(metric.name, MAX_TAG)
+    if metric.type != MetricType.SCALAR.value or not metric.type_inferred:
+        told["type"] = fit(metric.type, MAX_TAG)
+        told["type_inferred"] = "true" if metric.type_inferred else "false"
+    return told
 
 
 def _metadata_tag(fields: Mapping[str, MetaValue], varies: Sequence[str]) -> str:
