@@ -8,8 +8,10 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from tracelet_collector.exporters.base import Paused, Retryable, Run
 from tracelet_collector.exporters.mlflow import MlflowExporter
+from tracelet_collector.exporters.table import EXPORTERS
 
 from tests.support.exporting import Courier
 from tests.support.mlflow_store import MlflowStore
@@ -260,6 +263,11 @@ class TestTags:
         assert tags["user.tracelet.run_id"] == "stolen"
         assert tags["mlflow.note.content"] == "hello"
 
+    def test_the_user_renames_the_run(self, store: MlflowStore, courier: Courier) -> None:
+        courier.deliver(Tags({"a": "1", "mlflow.runName": "better", "b": "2"}, T0), point("x", 1.0))
+        assert store.run()["name"] == "better"
+        assert (store.tags()["a"], store.tags()["b"]) == ("1", "2")
+
     def test_long_and_many(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(
             Tags({f"t{n}": "é" * 9000 for n in range(150)}, T0),
@@ -396,11 +404,78 @@ class TestStores:
         with pytest.raises(Paused, match="read-only"):
             courier.deliver(point("a", 1.0))
 
+    def test_a_full_disk(self, small_disk: Path) -> None:
+        store = MlflowStore.fresh(small_disk / "store")
+        courier = courier_to(store.uri)
+        courier.deliver(point("a", 0.0))
+        filling = small_disk / "filling"
+        filled = subprocess.run(
+            ["dd", "if=/dev/zero", f"of={filling}", "bs=4096"], capture_output=True, text=True, check=False
+        )
+        assert "No space left" in filled.stderr
+        items = courier.items([point(f"k{n}", 1.0, n) for n in range(1000)])
+        with pytest.raises(Retryable, match="full"):
+            courier.deliver_items(items)
+        filling.unlink()
+        courier.deliver_items(items)
+        assert len(store.points()) == 1001
+
     def test_nobody_listens(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         courier = courier_to("http://127.0.0.1:1")
         with pytest.raises(Retryable, match=r"127\.0\.0\.1:1"):
             courier.deliver(point("a", 1.0))
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """A server that says one thing, whatever it is asked."""
+
+    status, body = 200, b"{}"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+class TestServers:
+    @pytest.mark.parametrize(
+        ("status", "body", "kind", "says"),
+        [
+            (401, b"You are not authenticated", Paused, "MLFLOW_TRACKING_TOKEN"),
+            (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}', Paused, "refuses the credentials"),
+            (404, b"<html>nothing here</html>", Paused, "no MLflow server"),
+            (200, b"<html>a login page</html>", Retryable, "valid JSON"),
+            (500, b"oops", Retryable, "500"),
+            (503, b"", Retryable, "503"),
+            (429, b'{"error_code": "REQUEST_LIMIT_EXCEEDED"}', Retryable, "429"),
+            (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "odd"}', Paused, "odd"),
+        ],
+    )
+    def test_what_its_answers_mean(
+        self, status: int, body: bytes, kind: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in EXPORTERS["mlflow"].environment.items():
+            monkeypatch.setenv(name, value)
+        answer = type("Answer", (_Answer,), {"status": status, "body": body})
+        with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            try:
+                courier = courier_to(f"http://me:secret@127.0.0.1:{server.server_port}")
+                with pytest.raises(kind, match=says) as caught:
+                    courier.deliver(point("a", 1.0))
+            finally:
+                server.shutdown()
+                thread.join(10.0)
+        assert "secret" not in str(caught.value)
 
 
 class TestRefusals:
