@@ -70,6 +70,11 @@ class Adopter:
         """There is something to adopt, or a writer to read along with."""
         return self._busy
 
+    @property
+    def alive(self) -> bool:
+        """The thread runs."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

@@ -180,6 +180,9 @@ class Collector:
             if not self._lock.still_held(self._socket):
                 _log.error("the home, the socket or its announcement is gone: nobody can find this collector any more")
                 return _AT_ONCE
+            if not (self._committer.alive and self._adopter.alive):
+                _log.error("a thread has ended that never should: another collector can do better")
+                return _AT_ONCE
             self._health.set(self._log.healthy)
             now = time.monotonic()
             if self._streams.count or self._adopter.busy:

@@ -59,6 +59,11 @@ class Committer:
         self._under_way: dict[str, int] = {}
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
+    @property
+    def alive(self) -> bool:
+        """The thread runs."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

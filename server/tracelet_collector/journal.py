@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -45,3 +46,10 @@ def open_journal(path: Path) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    threading.excepthook = _tell
+
+
+def _tell(failure: threading.ExceptHookArgs) -> None:
+    name = failure.thread.name if failure.thread else "a thread"
+    error = failure.exc_value or failure.exc_type()
+    logging.getLogger(__name__).critical("%s fails", name, exc_info=error)

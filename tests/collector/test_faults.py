@@ -49,13 +49,24 @@ def send_until_broken(collector: CollectorProcess, run: wire.RunSpec, end: int, 
     return stream.acked, "done"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_what_was_acked_survives_kills_exactly_once_and_in_order(serve: Serve, seed: int) -> None:
+    kill_while_it_takes_records(serve, seed, kills=4)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_torture_kills(serve: Serve, torture_seed: int) -> None:
+    for seed in range(torture_seed, torture_seed + 6):
+        kill_while_it_takes_records(serve, seed, kills=10)
+
+
+def kill_while_it_takes_records(serve: Serve, seed: int, kills: int) -> None:
     luck = random.Random(seed)
     run, end, acked = run_spec(), 60_000, 0
-    for _ in range(4):
+    for _ in range(kills):
         collector = serve()
-        when = acked + luck.randint(1, end // 5)
+        when = acked + luck.randint(1, end * 4 // 5 // kills)
         stream = collector.open(run, writer_spec())
         welcome = stream.welcome()
         assert welcome.next_seq >= acked, "acked, and not there any more"
@@ -70,7 +81,8 @@ def test_what_was_acked_survives_kills_exactly_once_and_in_order(serve: Serve, s
     collector = serve()
     assert send_until_broken(collector, run, end, luck) == (end, "done")
     assert collector.kept(run.run_id) == list(range(1, end))
-    assert collector.status().runs[0].durable == end - 1
+    assert collector.status(run.run_id).runs[0].durable == end - 1
+    collector.stop()
 
 
 def test_failing_fsyncs_stop_the_acks_until_they_work_again(serve: Serve) -> None:

@@ -75,19 +75,19 @@ def test_ten_at_once_are_one(serve: Serve, home: Path) -> None:
 
 
 def test_it_goes_when_nobody_needs_it_and_not_before(serve: Serve, home: Path) -> None:
-    collector = serve("--idle", "0.5")
+    collector = serve("--idle", "0.2")
     run = run_spec()
     stream = collector.open(run, writer_spec())
     stream.welcome()
     with pytest.raises(subprocess.TimeoutExpired):
-        collector.process.wait(2)
+        collector.process.wait(1)
     stream.send(opening(10), ending(10))
     stream.acked_to(11)
     child = SlotWriter(home, run_spec(), writer_spec(owner=False), sends=False)
     child.define()
     collector.hang_up()
     with pytest.raises(subprocess.TimeoutExpired):
-        collector.process.wait(2)  # a writer to read along with
+        collector.process.wait(1.5)  # a writer to read along with
     child.die()
     assert collector.process.wait(20) == 0
     assert not child.path.exists()

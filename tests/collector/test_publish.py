@@ -261,6 +261,20 @@ def test_health_is_served(collector: CollectorProcess) -> None:
         assert said.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_who_connects_and_says_nothing_does_not_keep_a_thread(
+    serve: Callable[..., CollectorProcess], tmp_path: Path
+) -> None:
+    program = tmp_path / "impatient.py"
+    program.write_text(
+        "import sys, tracelet_collector.stream as stream, tracelet_collector.__main__ as collector\n"
+        "stream._HELLO_SECONDS = 0.3\n"
+        "sys.exit(collector.main())\n"
+    )
+    said = WireStream(serve(program=[str(program)]).channel).goodbye()
+    assert said.code == Goodbye.CODE_MALFORMED
+    assert "no Hello" in said.message
+
+
 def test_too_many_writers_are_refused_and_status_still_answers(
     serve: Callable[..., CollectorProcess], tmp_path: Path
 ) -> None:
