@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mlflow_store import MlflowStore
-from tests.support.processes import collector_pid, wait_gone
+from tests.support.processes import mounted, stop_collector
 from tests.support.spine import Spine
 
 
@@ -34,11 +32,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="tlt-"))
     monkeypatch.setenv("TRACELET_HOME", str(path))
     yield path
-    if (pid := collector_pid(path)) is not None:
-        os.kill(pid, signal.SIGTERM)
-        if not wait_gone(pid, 15):
-            os.kill(pid, signal.SIGKILL)
-            wait_gone(pid, 5)
+    stop_collector(path)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -52,15 +46,17 @@ def spine(home: Path, tmp_path: Path) -> Spine:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mounted)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    with mounted(tmp_path / "disk", 8) as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk_of_64_mib(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB; a collector whose home is in it is stopped."""
+    with mounted(tmp_path / "disk", 64) as disk:
+        (disk / "home").mkdir()
+        yield disk
+        stop_collector(disk / "home")
 
 
 @pytest.fixture

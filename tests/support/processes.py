@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -47,3 +53,26 @@ def wait_gone(pid: int, seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def stop_collector(home: Path) -> None:
+    """End the collector of a home, if there is one."""
+    if (pid := collector_pid(home)) is not None:
+        os.kill(pid, signal.SIGTERM)
+        if not wait_gone(pid, 15):
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid, 5)
+
+
+@contextmanager
+def mounted(folder: Path, mib: int) -> Iterator[Path]:
+    """A tmpfs of its own size; the test is skipped, aloud, where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
