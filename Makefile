@@ -18,7 +18,9 @@ ARGS ?=
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_NO_BINARY PIP_DRY_RUN
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+# Downloads take minutes: people see them go on.
+QUIET := $(if $(CI),--quiet)
+INSTALL = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check --no-input -c constraints.txt
 
 .PHONY: help demo test torture lint format typecheck proto proto-check docs bench clean distclean
 

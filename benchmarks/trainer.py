@@ -71,6 +71,42 @@ def log(points: int, traced: bool, pause: float, before_stop: str) -> dict[str, 
     }
 
 
+def paired(blocks: int, calls: int, pause: float) -> dict[str, Any]:
+    """CPU that a call takes, in blocks that take turns within one process: the original method, and the patched one.
+
+    Args:
+        blocks: of each kind.
+        calls: in a block; a multiple of the number of tags.
+        pause: seconds after every fourth call.
+    """
+    from types import MethodType
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = start()
+    writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
+    methods = {True: writer.add_scalar, False: MethodType(SummaryWriter.__dict__["add_scalar"].__wrapped__, writer)}
+    writer.add_scalar("warm", 0.0, 0)
+    settle(run)
+    added, bare = [], []
+    for number in range(blocks):
+        cost = {}
+        for traced in (True, False) if number % 2 else (False, True):
+            add_scalar, in_calls = methods[traced], 0
+            for step in range(calls // len(TAGS)):
+                before = time.thread_time_ns()
+                for tag in TAGS:
+                    add_scalar(tag, 1.0 / (step + 1), step)
+                in_calls += time.thread_time_ns() - before
+                if pause:
+                    time.sleep(pause)
+            cost[traced] = in_calls / calls / 1e3
+        added.append(cost[True] - cost[False])
+        bare.append(cost[False])
+    stop()
+    return {"run_id": run.id, "added_us": statistics.median(added), "bare_us": statistics.median(bare)}
+
+
 def start() -> Any:
     """Start a run."""
     import tracelet
@@ -179,7 +215,7 @@ def units(seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("log", "imports", "starts", "loop"))
+    parser.add_argument("what", choices=("log", "paired", "imports", "starts", "loop"))
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--tracelet", action="store_true")
     parser.add_argument("--pause", type=float, default=0.0)
@@ -190,6 +226,8 @@ def main() -> None:
     match args.what:
         case "log":
             said = log(args.points, args.tracelet, args.pause, args.before_stop)
+        case "paired":
+            said = paired(args.points // 400, 400, args.pause)
         case "imports":
             said = imports()
         case "starts":
