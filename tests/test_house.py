@@ -169,7 +169,20 @@ def test_the_collectors_front_loads_neither_torch_nor_a_tracker(home: Path) -> N
 def test_files_have_one_reason_to_exist_and_say_it() -> None:
     texts = {path.relative_to(ROOT): path.read_text() for path in sources().values()}
     assert not {str(path): lines for path, text in texts.items() if (lines := text.count("\n")) > MAX_LINES}
-    assert not [str(path) for path, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+    assert not [
+        str(path)
+        for path, text in texts.items()
+        if path.name != "__init__.py" and not ast.get_docstring(ast.parse(text))
+    ]
+
+
+def test_folders_only_hand_names_on() -> None:
+    for module, path in sources().items():
+        if path.name == "__init__.py" and module != "tracelet":  # which imports nothing before it is asked
+            for node in ast.parse(path.read_text()).body:
+                names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+                docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                assert isinstance(node, ast.ImportFrom) or names == ["__all__"] or docstring, f"{path}:{node.lineno}"
 
 
 @pytest.fixture(scope="module")
