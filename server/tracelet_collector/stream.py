@@ -29,6 +29,7 @@ CREDIT: Final = 20_000
 _MAX_BYTES_UNDER_WAY: Final = 4 * codec.MAX_BATCH_BYTES
 _WAIT: Final = 60.0
 _HELLO_SECONDS: Final = 10.0
+_LINGER_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +88,9 @@ class PublishStream:
                 if goodbye is not None:
                     goodbye.next_seq = durable
                     yield wire.ServerFrame(goodbye=goodbye)
+                    # A connection that is closed while the writer still sends may take the goodbye with it.
+                    with self._change:
+                        self._change.wait_for(lambda: self._over or self._closed_by_writer, _LINGER_SECONDS)
                 return
 
     def _at_end(self) -> bool:
@@ -110,28 +114,33 @@ class PublishStream:
     # -- frames: a thread of the stream's own
 
     def receive(self, requests: Iterator[bytes]) -> None:
-        """Read frames until the writer ends the stream, vanishes, or breaks the contract."""
+        """Read frames until the writer ends the stream or vanishes. After a goodbye they count no more."""
         try:
             for raw in requests:
-                self._take(raw)
-                if self._goodbye is not None or self._over:
+                if self._over:
                     return
-        except Refusal as refusal:
-            _log.warning("a stream is refused: %s", refusal, extra={"stream": self.key, "code": refusal.code})
-            self.close(refusal.code, str(refusal))
-        except LogFailed as error:
-            self.close(wire.Goodbye.CODE_STORAGE, str(error))
-        except grpc.RpcError:  # the writer vanished
+                if self._goodbye is None:
+                    self._take(raw)
+        except grpc.RpcError:
             self.gone()
-        except Exception:
-            _log.exception("a stream is broken off", extra={"stream": self.key})
-            self.close(wire.Goodbye.CODE_UNSPECIFIED, "a fault of the collector's; its log says more")
         else:
             with self._change:
                 self._closed_by_writer = True
                 self._change.notify_all()
 
     def _take(self, raw: bytes) -> None:
+        try:
+            self._take_frame(raw)
+        except Refusal as refusal:
+            _log.warning("a stream is refused: %s", refusal, extra={"stream": self.key, "code": refusal.code})
+            self.close(refusal.code, str(refusal))
+        except LogFailed as error:
+            self.close(wire.Goodbye.CODE_STORAGE, str(error))
+        except Exception:
+            _log.exception("a stream is broken off", extra={"stream": self.key})
+            self.close(wire.Goodbye.CODE_UNSPECIFIED, "a fault of the collector's; its log says more")
+
+    def _take_frame(self, raw: bytes) -> None:
         try:
             frame = wire.ClientFrame.FromString(raw)
         except DecodeError as error:

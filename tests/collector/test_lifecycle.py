@@ -191,14 +191,15 @@ def test_a_path_that_is_too_long_for_a_socket_is_not_used(serve: Serve, tmp_path
     assert collector.status().collector.home == str(home)
 
 
-def test_the_socket_lies_where_only_its_user_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracelet_collector.home.Path", lambda path: tmp_path if path == "/tmp" else Path(path))
-    home, own = tmp_path / "home", tmp_path / f"tracelet-{os.getuid()}"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_the_socket_lies_where_only_its_user_can_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's home plays the part of /tmp, and of the runtime directory."""
+    monkeypatch.setattr("tracelet_collector.home.Path", lambda path: home if path == "/tmp" else Path(path))
+    own = home / f"tracelet-{os.getuid()}"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
     fitting = socket_path(home)
-    assert fitting.parent == tmp_path / "tracelet"
+    assert fitting.parent == home / "tracelet"
     assert fitting.parent.stat().st_mode & 0o777 == 0o700
-    assert socket_path(tmp_path / "another").name != fitting.name
+    assert socket_path(home / "another").name != fitting.name
 
     fitting.parent.chmod(0o755)
     assert socket_path(home).parent == own
@@ -206,7 +207,7 @@ def test_the_socket_lies_where_only_its_user_can_go(tmp_path: Path, monkeypatch:
     with pytest.raises(SocketError, match=r"open to others \(chmod 700"):
         socket_path(home)
     own.rmdir()
-    own.symlink_to(tmp_path / "tracelet")
+    own.symlink_to(home / "tracelet")
     with pytest.raises(SocketError, match="is no folder"):
         socket_path(home)
     own.unlink()

@@ -263,6 +263,7 @@ class WireStream:
             frame = self.next()
             assert frame is not None, "the stream ended without a goodbye"
             if frame.WhichOneof("frame") == "goodbye":
+                self.finish()
                 assert self.next() is None
                 return frame.goodbye
 
