@@ -148,7 +148,7 @@ class Lane:
                 self._berth.went_well()
             course.went_well()
         except NoWorker:
-            pass  # every run of the lane waits, and this one is the first again
+            pass  # not this run's fault: every run of the lane waits
         except Paused as error:
             self._failed(course, "paused", str(error))
             course.backoff.paused()
