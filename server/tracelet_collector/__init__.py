@@ -1,0 +1,1 @@
+"""tracelet's collector: makes records durable, and delivers them to the trackers."""

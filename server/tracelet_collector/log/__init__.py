@@ -1,0 +1,1 @@
+"""The durable log: its contract (`base`) and what keeps it (`sqlite`)."""
