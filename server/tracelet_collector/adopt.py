@@ -232,6 +232,7 @@ class Adopter:
                     raise _Stopped
                 followed.feed.put(items)
             followed.feed.flush()
+            followed.follower.release()
         except BaseException:
             del self._followers[spool.path]  # what it has read is not all in the log: begin anew
             raise

@@ -36,7 +36,9 @@ class Follower:
         self._spool = spool
         self._epoch = epoch
         self._from_seq = from_seq
-        self._position = 0
+        # From the first segment there is: earlier ones were released, and are in the log.
+        first = min((number for number, _ in spool.segments()), default=0) * SLOTS_PER_SEGMENT
+        self._position = first if first <= from_seq else 0
         self._decoder = SlotDecoder()
 
     def take(self) -> list[SpoolItem] | None:
@@ -48,6 +50,15 @@ class Follower:
                 self._position += len(items)
                 return [item for item in items if item.seq >= self._from_seq]
         return None
+
+    def release(self) -> None:
+        """Remove the files of segments that were read whole and are durable; the writer forgets them when it needs room.
+
+        The last one stays: it may hold the beginning of a blob that ends in the next.
+        """
+        for number, path in self._spool.segments():
+            if number < self._position // SLOTS_PER_SEGMENT - 1:
+                path.unlink(missing_ok=True)
 
     def _finished(self, path: Path, number: int, slot: int) -> bytes:
         try:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.processes import until
 from tests.support.spine import Spine
 from tracelet.spoolfile import SpoolDirectory
+from tracelet.spoolfile.slots import SLOTS_PER_SEGMENT
 
 
 def collectors(spine: Spine) -> list[int]:
@@ -88,6 +89,47 @@ time.sleep(120)
     trainer.kill()
     spine.settle()
     assert spine.stored("child") == {(step, float(step)): 1 for step in range(10)}
+
+
+def test_a_long_lived_child_does_not_fill_the_disk(spine: Spine) -> None:
+    """What is durable of a living child's spool is removed, also by a collector that comes later."""
+    script = f"""
+import os, sys, time
+import tracelet
+run = tracelet.start_logging(exp_name="forks", project="faults")
+run.log_metric("parent", 1, 1)
+if os.fork() == 0:
+    for step in range({4 * SLOTS_PER_SEGMENT}):
+        run.log_metric("child", step, step)
+        if step in ({SLOTS_PER_SEGMENT}, {3 * SLOTS_PER_SEGMENT}):
+            while not os.path.exists(f"go-{{step}}"):
+                time.sleep(0.02)
+time.sleep(120)
+os._exit(0)
+"""
+    trainer = spine.trainer(1, script=script)
+
+    def durable(points: int) -> bool:
+        return bool(spine.status().runs) and spine.run().durable == points
+
+    def segments() -> list[int]:
+        (child,) = (s for s in SpoolDirectory.under(spine.home) if not s.info().sends)
+        return [number for number, _ in child.segments()]
+
+    until(lambda: durable(1 + 1 + SLOTS_PER_SEGMENT), 30)
+    spine.kill_collector()
+    (spine.folder / f"go-{SLOTS_PER_SEGMENT}").touch()
+    until(lambda: durable(1 + 1 + 3 * SLOTS_PER_SEGMENT), 60)
+    until(lambda: segments() == [2, 3], 10)
+    spine.kill_collector()
+    (spine.folder / f"go-{3 * SLOTS_PER_SEGMENT}").touch()
+    until(lambda: durable(1 + 4 * SLOTS_PER_SEGMENT), 60)
+    for child in psutil.Process(trainer.process.pid).children():
+        child.kill()
+    trainer.kill()
+    until(lambda: list(SpoolDirectory.under(spine.home)) == [], 30, "both spools are adopted")
+    assert spine.run().durable == 1 + 4 * SLOTS_PER_SEGMENT
+    assert spine.run().dropped == 0
 
 
 def test_a_tracker_that_is_stuck_delays_nobody(spine: Spine) -> None:
