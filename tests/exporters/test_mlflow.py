@@ -140,7 +140,14 @@ class TestRuns:
         courier.deliver(point("a", 1.0), RunEnd(RunStatus.FAILED, "ValueError: no", T0 + 7.5))
         assert (store.run()["status"], store.run()["end"]) == ("FAILED", MS + 7500)
         assert store.tags()["tracelet.end_reason"] == "ValueError: no"
+        courier.deliver(RunEnd(RunStatus.FINISHED, "", T0 + 9))
+        assert store.run()["status"] == "FINISHED"
+        assert store.tags()["tracelet.end_reason"] == "", "the reason of an earlier end is not this one's"
         assert capfd.readouterr().out == ""
+
+    def test_an_end_without_a_reason_leaves_no_tag(self, store: MlflowStore, courier: Courier) -> None:
+        courier.deliver(point("a", 1.0), RunEnd(RunStatus.FINISHED, "", T0 + 7.5))
+        assert "tracelet.end_reason" not in store.tags()
 
     def test_a_deleted_run_is_told_and_goes_on_when_restored(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(point("a", 1.0))

@@ -11,6 +11,7 @@ The state of a run, as it is committed with the cursor:
     metadata   key -> {"fields": the metadata that is not numeric, "varies": names of fields that changed}
     labels     log_dir -> label
     dropped    points that were lost before they had a place in the log
+    reason     the last end that was told had a reason
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ class Plan:
                 plan.tags["tracelet.dropped_points"] = str(plan.state["dropped"])
             else:
                 plan.end = record
-                plan.tags["tracelet.end_reason"] = fit(record.reason, MAX_TAG)
+                if record.reason or plan.state.get("reason"):  # an earlier end may have left one
+                    plan.state["reason"] = bool(record.reason)
+                    plan.tags["tracelet.end_reason"] = fit(record.reason, MAX_TAG)
         return plan
 
     def stamp(self, memory: Memory) -> dict[int, int]:
