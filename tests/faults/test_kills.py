@@ -51,11 +51,16 @@ def kill_trainer(spine: Spine, seed: int) -> None:
 def kill_collector(spine: Spine, seed: int) -> None:
     chance = random.Random(seed)
     trainer = spine.trainer(STEPS, PACE)
+    killed = 0
     for _ in range(3):
         mark = trainer.returned + chance.randint(1, STEPS // 4)
-        until(lambda mark=mark: trainer.returned >= min(mark, STEPS), 30)
-        spine.kill_collector()
+        until(lambda mark=mark: trainer.returned >= mark or trainer.over, 30)
+        until(lambda: collector_pid(spine.home) or trainer.over, 30)
+        if collector_pid(spine.home) is not None:
+            spine.kill_collector()
+            killed += 1
     assert trainer.finish(60) == 0, trainer.errors.read_text()
+    assert killed
     check_whole(spine)
 
 

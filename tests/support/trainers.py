@@ -47,6 +47,11 @@ class Trainer:
         """Calls that have returned."""
         return int.from_bytes(self._returned.read_bytes(), "little")
 
+    @property
+    def over(self) -> bool:
+        """It has ended."""
+        return self.process.poll() is not None
+
     def kill(self) -> int:
         """Kill it with signal 9; how many calls had returned."""
         self.process.kill()

@@ -52,7 +52,7 @@ class MlflowExporter:
     """The exporter of kind `mlflow`; see `exporters.base` for what that means."""
 
     kind: ClassVar[str] = "mlflow"
-    batch_points: ClassVar[int] = 4 * _MAX_METRICS  # several calls for one commit of the cursor
+    batch_points: ClassVar[int] = _MAX_METRICS
 
     def __init__(self) -> None:
         self._targets = Targets()
