@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ending", "begin_under_launcher", "get_active_experiment", "last_ending", "start_logging", "stop_logging"]
 
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How the last run of this process ended, for whoever tells the user."""
@@ -155,9 +156,7 @@ def _leave(run: Experiment, error: BaseException | None) -> None:
         swallow("stopping", trouble)
 
 
-def _plan(
-    options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool
-) -> RunPlan:
+def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool) -> RunPlan:
     return RunPlan(
         run_id=run_id,
         name=options.run_name or _default_name(),
