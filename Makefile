@@ -68,9 +68,9 @@ proto-check: $(PROTO_VENV)/.ready
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html is built"
 
-## make bench        the benchmarks, with modest sizes
+## make bench        the benchmarks, with modest sizes; figures also in build/bench-*.json
 bench: $(VENV)/.demo
-	@for bench in intercept ingest delivery; do $(BIN)/python benchmarks/$$bench.py $(ARGS); done
+	@for bench in intercept ingest delivery; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
 
 ## make clean        remove what these commands made, but the environments (make distclean: those too)
 clean:

@@ -1,17 +1,26 @@
-"""How benchmarks say their figures: a table for people, JSON for whatever compares them later."""
+"""How benchmarks say their figures: a table for people, JSON for whatever compares them later.
+
+The JSON files become the second half of docs/benchmarks.md by
+
+    python benchmarks/report.py build/bench-*.json --into docs/benchmarks.md
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Figure", "Report", "spread"]
+__all__ = ["Figure", "Report", "markdown", "spread"]
+
+MARK = "<!-- figures: written by benchmarks/report.py -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class Report:
         console.print(table)
         console.print(" · ".join(f"{name} {value}" for name, value in self.machine.items()), style="dim")
         if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
             said = {"title": self.title, "machine": self.machine, "figures": [asdict(each) for each in self.figures]}
             json_file.write_text(json.dumps(said, indent=2) + "\n")
 
@@ -81,3 +91,36 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
         return "-"
     middle = f"{statistics.median(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def markdown(said: Mapping[str, Any]) -> str:
+    """A benchmark's JSON as a section of a page."""
+    lines = [
+        f"## {said['title'][0].upper()}{said['title'][1:]}",
+        "",
+        "| | measured | beside | target |",
+        "|---|---|---|---|",
+    ]
+    for figure in said["figures"]:
+        target = figure["target"]
+        if figure["met"] is False:
+            target += " (missed)"
+        lines.append(f"| {figure['what']} | {figure['value']} | {figure['beside']} | {target} |")
+    lines += ["", ", ".join(f"{name} {value}" for name, value in said["machine"].items()) + ".", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Benchmarks' JSON files as Markdown.")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--into", type=Path, required=True, help="a page; what follows its mark is replaced")
+    args = parser.parse_args()
+    before, mark, _ = args.into.read_text().partition(MARK)
+    if not mark:
+        parser.error(f"{args.into} has no line {MARK}")
+    sections = [markdown(json.loads(file.read_text())) for file in args.files]
+    args.into.write_text(before + mark + "\n\n" + "\n".join(sections))
+
+
+if __name__ == "__main__":
+    main()
