@@ -339,6 +339,30 @@ class TestStores:
         assert len(store.points()) == 1
         assert not draft.parent.exists()
 
+    @pytest.mark.parametrize(
+        ("folder", "in_address"),
+        [
+            ("a%20b", "a%2520b"),
+            ("a b", "a b"),
+            ("a b", "a%20b"),
+            ("what?now", "what%3Fnow"),
+            ("#1", "#1"),
+            ("größe", "größe"),
+        ],
+    )
+    def test_the_file_that_the_address_means(self, tmp_path: Path, folder: str, in_address: str) -> None:
+        """Every folder has a neighbour that a careless reading of the address would write to."""
+        stores = {name: MlflowStore.fresh(tmp_path / name) for name in ("a%20b", "a b", "what?now", "#1", "größe")}
+        courier_to(f"sqlite:///{tmp_path}/{in_address}/mlflow.db").deliver(point("a", 1.0))
+        assert {name for name, store in stores.items() if store.points()} == {folder}
+
+    def test_a_fresh_store_in_a_folder_with_an_awkward_name(self, tmp_path: Path) -> None:
+        folder = tmp_path / "100%25 what?"
+        folder.mkdir()
+        courier_to(f"sqlite:///{tmp_path}/100%2525 what%3F/mlflow.db").deliver(point("a", 1.0))
+        assert len(MlflowStore(folder / "mlflow.db").points()) == 1
+        assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
+
     def test_a_store_that_is_removed_is_made_again(self, tmp_path: Path, courier: Courier, store: MlflowStore) -> None:
         courier.deliver(point("a", 1.0))
         store.path.unlink()

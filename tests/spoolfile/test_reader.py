@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.spool_writers import on_disk, writer
-from tracelet.spoolfile import BlobKind, SpoolBlob, SpoolDirectory, SpoolItem, SpoolLost, SpoolPoint, SpoolReader, SpoolVoid
+from tracelet.spoolfile import (
+    BlobKind,
+    SpoolBlob,
+    SpoolDirectory,
+    SpoolItem,
+    SpoolLost,
+    SpoolPoint,
+    SpoolReader,
+    SpoolVoid,
+)
 from tracelet.spoolfile.slots import (
     HEADER_SIZE,
     POINT,
@@ -135,7 +144,9 @@ def test_while_the_writer_lives_an_unfinished_slot_ends_the_reading(home: Path) 
     assert dead[4] == SpoolVoid(4)
 
 
-@pytest.mark.parametrize("said", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "run": 3, "writer": 4}'])
+@pytest.mark.parametrize(
+    "said", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "run": 3, "writer": 4}']
+)
 def test_a_damaged_description_says_so(home: Path, said: str) -> None:
     spool = filled(home, 1)
     (spool.directory.path / "spool.json").write_text(said)

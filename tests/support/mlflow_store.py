@@ -58,7 +58,7 @@ class MlflowStore:
     def _all(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=20)) as db:
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=20)) as db:
             return db.execute(query, arguments).fetchall()
 
     def points(self, key: str | None = None) -> list[Stored]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from mlflow import MlflowClient
 
@@ -18,6 +20,7 @@ __all__ = ["Targets"]
 
 _SQLITE: Final = "sqlite:///"
 _DATABRICKS: Final = "databricks"
+_KNOCK_SECONDS: Final = 1.0
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 
 
@@ -39,9 +42,12 @@ class Targets:
 
         Raises:
             Paused: it is nothing that MLflow can open now; the message says what to do.
+            Retryable: a SQLite file that somebody else holds locked, or that cannot be opened.
         """
         known = self._open.get(target)
         if known is not None and known.inode == _inode(target):
+            if known.inode is not None:
+                _knock(_path(target))
             return known.client
         self._open.pop(target, None)
         if target.startswith(_SQLITE):
@@ -89,6 +95,7 @@ class Targets:
             start = file.read(len(_SQLITE_MAGIC))
         if start and start != _SQLITE_MAGIC:
             raise Paused(f"{path} is not a SQLite database, so no MLflow store")
+        _knock(path)
         inode = _inode(target)
         # MLflow keeps one engine per URI for the life of the process, and with it open connections to a file that was
         # replaced since. Another spelling of the same path is another engine.
@@ -98,7 +105,22 @@ class Targets:
 
 
 def _path(target: str) -> Path:
-    return Path(target.removeprefix(_SQLITE).partition("?")[0])
+    """The file that MLflow opens: in an address, `%20` stands for a blank, and `?` begins options."""
+    return Path(unquote(target.removeprefix(_SQLITE).partition("?")[0]))
+
+
+def _knock(path: Path) -> None:
+    """Ask SQLite itself whether the file can be written now: MLflow tries for minutes, and others wait behind it."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_KNOCK_SECONDS, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+    except sqlite3.DatabaseError as error:
+        if not isinstance(error, sqlite3.OperationalError):
+            return  # no database: there are better words for that
+        raise Retryable(f"the MLflow store {path} cannot be written now: {error}") from error
 
 
 def _inode(target: str) -> tuple[int, int] | None:
@@ -126,7 +148,7 @@ def _create(path: Path) -> None:
         draft = folder / path.name
         # As MLflow itself does it in the store's folder: artifacts are in mlruns beside the file.
         make: Any = SqlAlchemyStore  # untyped
-        make(f"{_SQLITE}{draft}", str(path.parent / "mlruns")).engine.dispose()
+        make(_SQLITE + str(draft).replace("%", "%25").replace("?", "%3F"), str(path.parent / "mlruns")).engine.dispose()
         _publish(draft, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
