@@ -361,7 +361,7 @@ class TestStores:
         folder.mkdir()
         courier_to(f"sqlite:///{tmp_path}/100%2525 what%3F/mlflow.db").deliver(point("a", 1.0))
         assert len(MlflowStore(folder / "mlflow.db").points()) == 1
-        assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
+        assert [entry.name for entry in folder.iterdir()] == ["mlflow.db"]
 
     def test_a_store_that_is_removed_is_made_again(self, tmp_path: Path, courier: Courier, store: MlflowStore) -> None:
         courier.deliver(point("a", 1.0))
