@@ -1,8 +1,9 @@
 """How this process ends: finished, failed or interrupted.
 
 No excepthook and no signal handler: other tools chain theirs, and a Python handler delays a signal. A run *failed* when an
-uncaught exception was printed (`sys.last_value`) or a non-zero code went through `sys.exit`; under `tracelet run` its runner
-sees every code and notes it here. A process that dies by a signal says nothing: the collector finds its spool unlocked.
+uncaught exception was printed (`sys.last_value`), one was under way when the run was stopped, or a non-zero code went through
+`sys.exit`; under `tracelet run` its runner sees every code and notes it here. A process that dies by a signal says nothing:
+the collector finds its spool unlocked.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from tracelet.core.metrics import RunStatus
 
-__all__ = ["install", "keep_interrupt", "note", "of_exception", "outcome", "uninstall"]
+__all__ = ["install", "keep_interrupt", "note", "of_exception", "outcome", "under_way", "uninstall"]
 
 _noted: tuple[int, str] | None = None
 _original: Callable[..., NoReturn] | None = None
@@ -28,8 +29,23 @@ def note(code: int, reason: str) -> None:
     _noted = (code, reason)
 
 
-def outcome() -> tuple[RunStatus, str]:
-    """How the process stands: what a run that ends now ends as."""
+def under_way() -> int:
+    """What tells the exception that is being handled, or passes by on its way up, from others; 0: there is none."""
+    error = sys.exc_info()[1]
+    # A generator or an iterator that is over is no failure, though exceptions say it.
+    return 0 if error is None or isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit) else id(error)
+
+
+def outcome(began_during: int = 0) -> tuple[RunStatus, str]:
+    """How the process stands: what a run that ends now ends as.
+
+    Args:
+        began_during: what was `under_way` when the run began: that did not end it.
+    """
+    if under_way() not in (0, began_during):
+        return of_exception(cast(BaseException, sys.exc_info()[1]))
+    if _script_goes_on():
+        return RunStatus.FINISHED, ""
     if _noted is not None:
         code, reason = _noted
         return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), reason
@@ -40,9 +56,18 @@ def outcome() -> tuple[RunStatus, str]:
 
 
 def of_exception(error: BaseException) -> tuple[RunStatus, str]:
-    """How a run ends that an exception ends: interrupted is *killed*, anything else *failed*."""
-    status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
-    return status, f"{type(error).__name__}: {error}".removesuffix(": ")[:500]
+    """How a run ends that an exception ends: interrupted or cancelled is *killed*, a non-zero exit code or others *failed*."""
+    if isinstance(error, GeneratorExit):
+        return RunStatus.FINISHED, ""
+    if isinstance(error, SystemExit):
+        code = _exit_code(error.code)
+        return (RunStatus.FAILED, f"exit code {code}") if code else (RunStatus.FINISHED, "")
+    interrupted = isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError"
+    try:
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # the user's own __str__ fails
+        said = type(error).__name__
+    return RunStatus.KILLED if interrupted else RunStatus.FAILED, said[:500]
 
 
 def keep_interrupt() -> None:
@@ -60,19 +85,20 @@ def keep_interrupt() -> None:
 
 def install() -> None:
     """Watch `sys.exit`."""
-    global _original, _installed, _enabled
+    global _original, _installed, _enabled, _noted
     _enabled = True
+    if _script_goes_on():
+        _noted = None  # a `sys.exit` that was caught
     if _installed is not None:
         return
     original: Any = sys.exit
     _original = original
 
-    def exit(code: Any = None, /) -> NoReturn:
+    def exit(status: Any = None, /) -> NoReturn:
         if _enabled and threading.current_thread() is threading.main_thread():
-            failed = code is not None and code != 0
-            number = code if isinstance(code, int) else 1
-            note(number if failed else 0, f"exit code {number}" if failed else "")
-        original(code)
+            code = _exit_code(status)
+            note(code, f"exit code {code}" if code else "")
+        original(status)
         raise AssertionError("sys.exit returned")
 
     exit.__doc__ = original.__doc__
@@ -87,3 +113,24 @@ def uninstall() -> None:
     if _installed is not None and sys.exit is _installed and _original is not None:
         sys.exit = _original
         _installed = None
+
+
+def _exit_code(status: object) -> int:
+    """The exit code that the interpreter makes of what `sys.exit` is given."""
+    if isinstance(status, SystemExit):
+        status = status.code
+    if isinstance(status, tuple) and len(status) < 2:  # arguments of the exception
+        status = status[0] if status else None
+    if status is None:
+        return 0
+    return status & 0xFF if isinstance(status, int) else 1
+
+
+def _script_goes_on() -> bool:
+    """Whether this is called from the script: it is not at its end, and exceptions that it caught are its own affair."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if frame.f_code.co_name == "<module>":
+            return True
+    return False

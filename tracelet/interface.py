@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-import atexit
+import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tracelet import exits
+from tracelet import exits, lifetime
 from tracelet.core import active, targets
-from tracelet.core.experiment import BackendTarget, Experiment, RunPlan, StopReport, new_run_id
-from tracelet.core.guard import say, swallow
+from tracelet.core.experiment import Experiment
+from tracelet.core.guard import swallow
 from tracelet.core.home import usable_home
-from tracelet.core.metrics import RunStatus
-from tracelet.core.options import Options
+from tracelet.core.options import Options, PyTorchOptions
+from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.errors import ConfigurationError
+from tracelet.lifetime import Ending, last_ending
 
 if TYPE_CHECKING:
     from tracelet.settings import TraceletSettings
 
 __all__ = ["Ending", "begin_under_launcher", "get_active_experiment", "last_ending", "start_logging", "stop_logging"]
 
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How the last run of this process ended, for whoever tells the user."""
-
-    run: Experiment
-    status: RunStatus
-    report: StopReport
-
-
-_last: Ending | None = None
+_LONGEST_NAME: Final = 1000
+# Settings that a script may still decide under `tracelet run`, and where they go in a plan.
+_OPEN: Final[Mapping[str, str]] = {
+    "run_name": "name",
+    "project": "project",
+    "writer_prefix": "prefix",
+    "spool_cap_bytes": "spool_cap",
+    "flush_interval": "flush_interval",
+    "collector_idle": "collector_idle",
+    "stop_timeout": "stop_timeout",
+}
 _launched: Experiment | None = None
-_at_exit = False
+_adopted = False  # by a start_logging; a second one begins a run of its own
 
 
 def start_logging(
@@ -54,6 +55,9 @@ def start_logging(
 
     Starting again in the same context stops the run before. Under `tracelet run` the launcher's run is adopted: explicit
     arguments fill what its command line left open, as long as nothing is recorded.
+
+    The run ends by `stop_logging`, at the end of `with`, or when the interpreter exits: after all threads that are not daemons
+    have ended, and before `atexit` functions that were registered earlier.
 
     Args:
         exp_name: the run's name; by default the script's name and the time. Not unique.
@@ -73,21 +77,32 @@ def start_logging(
         ConfigurationError: an argument or a setting makes no sense.
         HomeError: TRACELET_HOME cannot be written to.
     """
-    options = settings.options() if settings is not None else Options.load()
-    options = options.override(run_name=exp_name, project=project, backend=backend)
+    options = _options(settings).override(run_name=exp_name, project=project, backend=backend)
+    _check(options, config)
     if options.disabled:
         return _silent(options)
-    if _launched is not None and _launched.active:
-        return _adopt_launched(
-            _launched, options, explicit=(exp_name, project, backend, backend_url, api_key), config=config
-        )
+    if _launched is None and os.environ.get("TRACELET_RUN_ID"):
+        begin_under_launcher()  # a process below it that has imported nothing which is intercepted
+    if _launched is not None and _launched.active and not _adopted:
+        arguments = {
+            "run_name": exp_name,
+            "project": project,
+            "backend": backend,
+            "api_key": api_key,
+            "url": backend_url,
+        }
+        given = {name for name, value in arguments.items() if value is not None}
+        if settings is not None:
+            given |= settings.model_fields_set
+        return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
-    if (before := active.in_context()) is not None:
-        _hand_over(before)
+    if (before := active.in_context() or active.left_behind()) is not None:
+        lifetime.hand_over(before)
     run = Experiment(_plan(options, home, backends, new_run_id(), owner=True))
+    run.began_during = exits.under_way()
     run.begin()
-    _activate(run, options)
+    lifetime.activate(run, options)
     if config:
         run.log_params(config)
     return run
@@ -96,35 +111,33 @@ def start_logging(
 def stop_logging(wait: str | float = "durable") -> None:
     """Stop the active run: record its end, and return when everything is durable. Calling it again does nothing.
 
+    What was logged before is in; what other threads log meanwhile may be. An exception that is being handled, or passes by a
+    `finally`, is how the run ended.
+
     Args:
         wait: "durable" (at most 5 s; what is not durable by then is kept in the spool, and one line says so), "delivered"
-            (until the trackers have it all), or seconds to wait for that.
+            (until the trackers have it all, however long that takes), or seconds after which waiting for that ends.
 
     Raises:
         ConfigurationError: `wait` is none of these.
     """
-    if isinstance(wait, str) and wait not in ("durable", "delivered"):
-        raise ConfigurationError(f"wait={wait!r}: choose 'durable', 'delivered' or a number of seconds")
+    seconds = _seconds(wait)
     run = active.current()
     if run is None:
         return
-    status, reason = exits.outcome()
+    until = time.monotonic() + seconds
     try:
-        _stop(run, status, reason)
+        lifetime.stop(run, *exits.outcome(run.began_during))
         if wait != "durable":
-            _wait_delivered(run, None if wait == "delivered" else float(wait))
+            lifetime.wait_until_delivered(run, None if math.isinf(seconds) else max(until - time.monotonic(), 0.0))
     except Exception as error:  # stopping must not fail a training that went well
         swallow("stopping", error)
 
 
 def get_active_experiment() -> Experiment | None:
     """The run that a metric logged here and now would belong to, or None."""
-    return active.current()
-
-
-def last_ending() -> Ending | None:
-    """How the last run that this process stopped ended."""
-    return _last
+    run = active.current()
+    return run if run is not None and run.active else None
 
 
 def begin_under_launcher() -> None:
@@ -140,20 +153,37 @@ def begin_under_launcher() -> None:
     owner = os.environ.get("TRACELET_RUN_OWNER") == str(os.getpid())
     backends = targets.resolve(options.backend, home)
     _launched = Experiment(_plan(options, home, backends, run_id, owner=owner))
-    _activate(_launched, options)
+    lifetime.activate(_launched, options)
 
 
-def _leave(run: Experiment, error: BaseException | None) -> None:
-    """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
-    if not run.active:
-        return
-    status, reason = exits.outcome()
-    if error is not None:
-        status, reason = exits.of_exception(error)
+def _options(settings: TraceletSettings | None) -> Options:
+    if settings is None:
+        return Options.load()
     try:
-        _stop(run, status, reason)
-    except Exception as trouble:  # the user's exception, not ours, is what leaves the block
-        swallow("stopping", trouble)
+        return settings.options()
+    except AttributeError:
+        raise ConfigurationError(f"settings={settings!r} is no TraceletSettings") from None
+
+
+def _check(options: Options, config: object) -> None:
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigurationError(f"config={config!r:.80} makes no sense; give a mapping of parameters")
+    for what, name in (("exp_name", options.run_name), ("project", options.project)):
+        if name is not None and len(name) > _LONGEST_NAME:
+            raise ConfigurationError(f"{what} has {len(name)} characters; {_LONGEST_NAME} are allowed")
+
+
+def _seconds(wait: Any) -> float:
+    """Seconds to wait for delivery; 0 for none, infinity for as long as it takes."""
+    if isinstance(wait, str) and wait in ("durable", "delivered"):
+        return math.inf if wait == "delivered" else 0.0
+    try:
+        seconds = math.nan if isinstance(wait, bool | str) else float(wait)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigurationError(f"wait={wait!r}: choose 'durable', 'delivered' or a number of seconds")
+    return seconds
 
 
 def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool) -> RunPlan:
@@ -173,37 +203,39 @@ def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run
 
 
 def _default_name() -> str:
-    script = getattr(sys.modules.get("__main__"), "__file__", None) or sys.argv[0] or "python"
-    return f"{Path(script).stem or 'python'}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _activate(run: Experiment, options: Options) -> None:
-    global _at_exit
-    from tracelet import frameworks
-
-    run.on_leave = _leave
-    active.begin(run)
-    exits.install()
-    frameworks.install_all(run, options)
-    if not _at_exit:
-        _at_exit = True
-        atexit.register(_stop_all)
+    script = getattr(sys.modules.get("__main__"), "__file__", None) or (sys.argv or [""])[0]
+    # A file's name may have bytes and characters that no tracker takes.
+    stem = "".join(character if character.isprintable() else "_" for character in Path(script).stem)[:200].strip()
+    return f"{stem or 'python'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _adopt_launched(
-    run: Experiment, options: Options, explicit: tuple[object, ...], config: Mapping[str, Any] | None
+    run: Experiment,
+    options: Options,
+    given: Set[str],
+    backend_url: str | None,
+    api_key: str | Mapping[str, str] | None,
+    config: Mapping[str, Any] | None,
 ) -> Experiment:
-    if not run.begun and any(value is not None for value in explicit):
-        name, project, backend, url, key = explicit
+    global _adopted
+    _adopted = True
+    if not run.begun:
         plan = run.plan
-        if name is not None and not os.environ.get("TRACELET_RUN_NAME_GIVEN"):
-            plan = replace(plan, name=str(name))
-        if project is not None and "TRACELET_PROJECT" not in os.environ:
-            plan = replace(plan, project=str(project))
-        if (backend is not None or url is not None or key is not None) and "TRACELET_BACKEND" not in os.environ:
-            backends = targets.resolve(options.backend, plan.home, url, key)  # type: ignore[arg-type]
-            plan = replace(plan, backends=backends)
-        run.revise(plan)
+        asked = _plan(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
+        changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
+        if os.environ.get("TRACELET_RUN_NAME_GIVEN"):
+            changes.pop("name", None)
+        if "TRACELET_PROJECT" in os.environ:
+            changes.pop("project", None)
+        named = "TRACELET_BACKEND" in os.environ  # which ones; their addresses and keys were left open
+        if given & ({"api_key", "url"} if named else {"backend", "api_key", "url"}):
+            kinds = tuple(backend.kind for backend in plan.backends) if named else options.backend
+            changes["backends"] = targets.resolve(kinds, plan.home, backend_url, api_key)
+        run.revise(replace(plan, **changes))
+        if "pytorch" in given:
+            from tracelet import frameworks
+
+            frameworks.install_all(run, options)
     active.begin(run)
     if config:
         run.log_params(config)
@@ -211,46 +243,8 @@ def _adopt_launched(
 
 
 def _silent(options: Options) -> Experiment:
-    plan = _plan(options, Path(os.devnull), (), new_run_id(), owner=True)
-    return Experiment(plan, enabled=False)
+    from tracelet import frameworks
 
-
-def _stop(run: Experiment, status: RunStatus, reason: str) -> None:
-    global _last
-    report = run.stop(status, reason, run.plan.stop_timeout)
-    active.end(run)
-    _last = Ending(run, status, report)
-    if not report.durable and report.kept_in is not None and run.is_owner:
-        say(f"no collector took everything in time: the rest is kept in {report.kept_in}; `tracelet wait` delivers it")
-    if not active.running():
-        from tracelet import frameworks
-
-        frameworks.uninstall_all()
-        exits.uninstall()
-
-
-def _hand_over(run: Experiment) -> None:
-    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
-    run.stop(*exits.outcome(), deadline=0.0)
-    active.end(run)
-
-
-def _stop_all() -> None:
-    """At exit. A child that multiprocessing forked or spawned skips this: the collector adopts its spool."""
-    for run in active.running():
-        status, reason = exits.outcome()
-        try:
-            _stop(run, status, reason)
-            if run.is_owner and os.environ.get("TRACELET_WAIT") == "1":
-                _wait_delivered(run, None)
-        except Exception as error:  # the exit code is the script's
-            swallow("stopping at exit", error)
-    exits.keep_interrupt()
-
-
-def _wait_delivered(run: Experiment, timeout: float | None) -> None:
-    from tracelet.transport.wait import wait_delivered
-
-    missing = wait_delivered(run.plan.home, run.id, timeout)
-    if missing:
-        say(f"run {run.name}: {missing}")
+    run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
+    frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    return run

@@ -6,17 +6,23 @@ while trials that start runs of their own in threads are kept apart.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
 
-__all__ = ["begin", "current", "end", "in_context", "running"]
+__all__ = ["begin", "current", "end", "in_context", "left_behind", "running"]
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _running: dict[str, Experiment] = {}
+_tasks: dict[str, weakref.ref[Any]] = {}
 _only: Experiment | None = None
+_changing = threading.RLock()  # a signal handler may start or stop a run in the middle of that
 
 
 def current() -> Experiment | None:
@@ -33,6 +39,18 @@ def in_context() -> Experiment | None:
     return run if run is not None and run.active else None
 
 
+def left_behind() -> Experiment | None:
+    """The process's only run, when the asyncio task that started it is over: its context will never come back.
+
+    A notebook runs each of its cells in a task of its own.
+    """
+    run = _only
+    if run is None or (of := _tasks.get(run.id)) is None:
+        return None
+    task = of()
+    return run if task is None or task.done() else None
+
+
 def running() -> list[Experiment]:
     """All runs of this process that have not been stopped."""
     return list(_running.values())
@@ -40,20 +58,41 @@ def running() -> list[Experiment]:
 
 def begin(run: Experiment) -> None:
     """Make a run the context's."""
-    _running[run.id] = run
-    _context.set(run)
-    _choose()
+    with _changing:
+        _running[run.id] = run
+        if (task := _task()) is not None:
+            _tasks[run.id] = weakref.ref(task)
+        _context.set(run)
+        _choose()
 
 
 def end(run: Experiment) -> None:
     """A run was stopped."""
-    _running.pop(run.id, None)
-    if _context.get() is run:
-        _context.set(None)
-    _choose()
+    with _changing:
+        _running.pop(run.id, None)
+        _tasks.pop(run.id, None)
+        if _context.get() is run:
+            _context.set(None)
+        _choose()
 
 
 def _choose() -> None:
     global _only
     runs = list(_running.values())
     _only = runs[0] if len(runs) == 1 else None
+
+
+def _task() -> Any:
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except (RuntimeError, AttributeError):  # no loop runs in this thread; asyncio is being imported by another
+        return None
+
+
+def _fresh_lock() -> None:
+    global _changing
+    _changing = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)  # a thread that is not there any more may hold the parent's

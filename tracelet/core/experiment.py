@@ -9,86 +9,47 @@ from __future__ import annotations
 import os
 import socket
 import time
-import uuid
-import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsFloat, SupportsIndex
 
-from tracelet.core.guard import Guard
-from tracelet.core.labels import LabelTable, WriterPrefix
+from tracelet.core.guard import Guard, say
+from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
-from tracelet.core.metrics import MetaValue, MetricType, RunStatus
+from tracelet.core.metrics import MetricType, RunStatus
+from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
+from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.recorder import Recorder
+from tracelet.core.values import as_float, as_meta, as_step
 from tracelet.spoolfile import SpoolInfo
+from tracelet.transport.keeper import Keeper
 from tracelet.transport.sender import Sender
 from tracelet.transport.spool import SpoolWriter
 
 __all__ = ["BackendTarget", "Experiment", "RunPlan", "StopReport", "new_run_id"]
 
 _BEGINNING = Guard("beginning the run")
-_FORKING = Guard("leaving the parent's spool after a fork")
 _RECORDING = Guard("recording a metric")
 _PARAMETERS = Guard("recording parameters")
 _TAGS = Guard("recording tags")
 _SEEN = Guard("recording a writer")
 
 
-def new_run_id() -> str:
-    """A run id: 32 hex digits; sorts by time of creation."""
-    return f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:20]}"
-
-
-@dataclass(frozen=True, slots=True)
-class BackendTarget:
-    """A tracker to deliver to: the fields of the wire's BackendSpec."""
-
-    kind: str
-    target: str
-    interpreter: str
-    credentials: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What a run is to be.
-
-    Attributes:
-        run_id: its id.
-        name: the run's name; not unique.
-        project: MLflow experiment, W&B project, ClearML project.
-        backends: where it is delivered.
-        home: tracelet's home.
-        owner: this process began the run, and ends it. Others are writers of it.
-        prefix: the policy of writer labels: auto, always or never.
-        spool_cap: bytes that a spool may take; None for the default.
-        flush_interval: seconds between two looks of the sender.
-        collector_idle: seconds after which a collector that is started here exits when it has nothing to do.
-        stop_timeout: seconds that stopping waits for everything to be durable.
-    """
-
-    run_id: str
-    name: str
-    project: str
-    backends: tuple[BackendTarget, ...]
-    home: Path
-    owner: bool = True
-    prefix: WriterPrefix = "auto"
-    spool_cap: int | None = None
-    flush_interval: float = 0.1
-    collector_idle: float = 60.0
-    stop_timeout: float = 5.0
-    created: float = field(default_factory=time.time)
-
-
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """How a stop went: `durable` is whether everything is in the collector's log; if not, `kept_in` has the rest."""
+    """How a stop went.
+
+    Attributes:
+        durable: everything is in the collector's log.
+        kept_in: if not, where the rest is.
+        lost: records that are nowhere any more: the disk had no room for them.
+    """
 
     durable: bool
-    kept_in: Path | None
+    kept_in: Path | None = None
+    lost: int = 0
 
 
 class Experiment:
@@ -102,6 +63,7 @@ class Experiment:
         name: the run's name.
         project: the run's project.
         on_leave: what the end of `with` calls, with the exception that leaves the block.
+        began_during: what tells the exception that was being handled when it began; see `tracelet.exits`.
     """
 
     def __init__(self, plan: RunPlan, *, enabled: bool = True) -> None:
@@ -110,19 +72,22 @@ class Experiment:
         self.name = plan.name
         self.project = plan.project
         self.on_leave: Callable[[Experiment, BaseException | None], None] | None = None
+        self.began_during = 0
         self._frameworks: dict[str, Any] = {}
         self._enabled = enabled
         self._stopped = False
+        self._ended = False
         self._owner = plan.owner
-        self._forked = False
-        self._writer_id = uuid.uuid4().hex
+        self._forked = False  # a writer in a child: it has a spool and nothing else, and the collector reads that along
+        self._stray = False  # a copy that came from elsewhere and records nothing
+        self._writer_id = os.urandom(16).hex()
         self._counters: dict[tuple[str, str], count[int]] = {}
         self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id) if enabled else None)
         self._told_labels: dict[str, None] = {}
         self._slot: dict[str, Recorder] = {}
         self._recorder: Recorder | None = None
-        self._sender: Sender | None = None
-        _after_fork.add(self)
+        self._sender: Sender | Keeper | None = None
+        remember(self)
 
     @property
     def active(self) -> bool:
@@ -150,6 +115,7 @@ class Experiment:
             iteration: the step; 0 is step 0. Without one, points are counted per name, and flagged.
         """
         if self._stopped or not self._enabled:
+            self._tell_not_recorded()
             return
         with _RECORDING:
             step = None if iteration is None else as_step(iteration)
@@ -173,6 +139,7 @@ class Experiment:
             metadata: what belongs to the point: numbers, strings, booleans; anything else as its `str`.
         """
         if self._stopped or not self._enabled:
+            self._tell_not_recorded()
             return
         with _RECORDING:
             step = None if iteration is None else as_step(iteration)
@@ -182,6 +149,7 @@ class Experiment:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters: constants of the run. One that changes later is kept as a tag where a tracker refuses it."""
         if self._stopped or not self._enabled:
+            self._tell_not_recorded()
             return
         with _PARAMETERS:
             (self._recorder or self._begin()).params(as_meta(params))
@@ -189,10 +157,20 @@ class Experiment:
     def set_tags(self, tags: Mapping[str, Any] | Iterable[str]) -> None:
         """Set tags: a mapping, or words (which get the value "true")."""
         if self._stopped or not self._enabled:
+            self._tell_not_recorded()
             return
         with _TAGS:
             pairs = tags.items() if isinstance(tags, Mapping) else ((tag, "true") for tag in tags)
             (self._recorder or self._begin()).tags({str(key): str(value) for key, value in pairs})
+
+    def _tell_not_recorded(self) -> None:
+        if self._stray:
+            say(
+                f"run {self.name} ({self.id}) came here by a pickle of another process: what is logged to it is not "
+                "recorded; start_logging starts a run of this process"
+            )
+        elif self._stopped and self._enabled:
+            say(f"run {self.name} ({self.id}) is stopped: what is logged to it now is not recorded")
 
     # -- what frameworks call
 
@@ -221,8 +199,11 @@ class Experiment:
 
     def revise(self, plan: RunPlan) -> None:
         """Change the plan, as long as nothing is recorded."""
-        if not self.begun:
-            self.plan, self.name, self.project = plan, plan.name, plan.project
+        if self.begun:
+            return
+        if plan.prefix != self.plan.prefix:
+            self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id))
+        self.plan, self.name, self.project = plan, plan.name, plan.project
 
     def __enter__(self) -> Experiment:
         return self
@@ -247,18 +228,18 @@ class Experiment:
         Returns:
             How it went. Whatever is not durable in time stays in the spool, and the next collector adopts it.
         """
-        recorder, sender = self._recorder, self._sender
-        if recorder is not None and self._owner and not self._stopped:
-            recorder.end(status, reason)
         self._stopped = True
+        recorder, sender = self._recorder, self._sender
         if recorder is None:
-            return StopReport(True, None)
-        if sender is None:
-            recorder.spool.close(remove=False)
-            return StopReport(False, recorder.spool.directory.path)
-        durable = sender.finish(deadline)
-        recorder.spool.close(remove=durable)
-        return StopReport(durable, None if durable else recorder.spool.directory.path)
+            return StopReport(True)
+        spool = recorder.spool
+        if self._owner and not self._ended:
+            recorder.end(status, reason)
+            self._ended = True
+        spool.seal()
+        durable = sender.finish(deadline) if sender is not None else False
+        lost = spool.close(remove=durable, durable=sender.durable if sender is not None else 0)
+        return StopReport(durable, None if durable else spool.directory.path, lost)
 
     def progress(self) -> tuple[int, int]:
         """Positions recorded by this process, and how many of them are durable in the collector's log."""
@@ -273,39 +254,49 @@ class Experiment:
             raise
 
     def _open(self) -> Recorder:
-        plan = self.plan
-        # A fork's child has no sender: gRPC does not survive a fork. The collector reads its spool along.
-        sends = not self._forked
-        info = SpoolInfo(
-            run={
-                "run_id": plan.run_id,
-                "name": self.name,
-                "project": self.project,
-                "created": plan.created,
-                "backends": [
-                    {"kind": b.kind, "target": b.target, "interpreter": b.interpreter, "credentials": b.credentials}
-                    for b in plan.backends
-                ],
-            },
-            writer={
-                "writer_id": self._writer_id,
-                "epoch": time.time_ns(),
-                "owner": self._owner,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-            },
-            sends=sends,
-        )
-        mine = Recorder(SpoolWriter(plan.home, info, plan.spool_cap), self._name_of, self._counters)
+        # gRPC does not survive a fork: there the collector reads the spool along.
+        sends = not self._forked and not grpc_is_lost()
+        mine = Recorder(self._new_spool(sends), self._name_of, self._counters)
         winner = self._slot.setdefault("recorder", mine)
         if winner is not mine:
             mine.spool.close(remove=True)
             return winner
-        if sends:
-            self._sender = Sender(mine.spool, plan.home, plan.flush_interval, plan.collector_idle)
-            self._sender.start()
         self._recorder = mine
+        if not self._forked:
+            self._sender = self._carrier(mine.spool)
         return mine
+
+    def _carrier(self, spool: SpoolWriter) -> Sender | Keeper:
+        plan = self.plan
+        carrier: type[Sender] | type[Keeper] = Sender if spool.info.sends else Keeper
+        started = carrier(spool, plan.home, plan.flush_interval, plan.collector_idle)
+        try:
+            started.start()
+        except RuntimeError as error:  # too many threads, or the interpreter is about to exit
+            say(f"{error}: records are kept in {spool.directory.path}, and taken from there when the run is stopped")
+            return Keeper(spool, plan.home, plan.flush_interval, plan.collector_idle)  # needs no thread for that
+        return started
+
+    def _new_spool(self, sends: bool) -> SpoolWriter:
+        plan = self.plan
+        run = {
+            "run_id": plan.run_id,
+            "name": self.name,
+            "project": self.project,
+            "created": plan.created,
+            "backends": [
+                {"kind": b.kind, "target": b.target, "interpreter": b.interpreter, "credentials": b.credentials}
+                for b in plan.backends
+            ],
+        }
+        writer = {"writer_id": self._writer_id, "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
+        # By the clock, but never the same twice: it may stand still (a test's) or jump back.
+        for epoch in count(max(time.time_ns(), 1)):
+            try:
+                return SpoolWriter(plan.home, SpoolInfo(run, {**writer, "epoch": epoch}, sends), plan.spool_cap)
+            except FileExistsError:
+                continue
+        raise AssertionError("unreachable")
 
     def _name_of(self, log_dir: str, tag: str) -> str:
         name = self._labels.name(log_dir, tag)
@@ -324,7 +315,7 @@ class Experiment:
             recorder.spool.abandon_after_fork()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_find, (self.plan,))
+        return (_find, (self.plan, self.active, birth()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Experiment:
         return self
@@ -333,60 +324,13 @@ class Experiment:
         return f"<Experiment {self.name!r} id={self.id} project={self.project!r}>"
 
 
-def as_float(value: Any) -> float:
-    """The float64 of a number, a numpy scalar, or a tensor or array of one element.
-
-    Raises:
-        TypeError: it is none of these.
-        ValueError: it has not exactly one element.
-    """
-    kind = type(value)
-    if kind is float:
-        return cast(float, value)
-    if kind is int or kind is bool:
-        return float(value)
-    if hasattr(value, "item") and not isinstance(value, float):
-        value = value.item()
-    if isinstance(value, str | bytes):
-        raise TypeError(f"a metric's value must be a number, not {type(value).__name__} {value!r:.40}")
-    return float(value)
-
-
-def as_step(step: Any) -> int:
-    """The integer of a step: int, numpy integer, one-element tensor, or a whole float."""
-    if type(step) is int:
-        return step
-    if hasattr(step, "item"):
-        step = step.item()
-    return int(step)
-
-
-def as_meta(values: Mapping[str, Any]) -> dict[str, MetaValue]:
-    """Metadata and parameters as they are stored: numbers, booleans and strings; anything else as its `str`."""
-    meta: dict[str, MetaValue] = {}
-    for key, value in values.items():
-        if hasattr(value, "item") and getattr(value, "size", 2) == 1:
-            value = value.item()
-        meta[str(key)] = value if isinstance(value, str | bool | int | float) else str(value)
-    return meta
-
-
-def _find(plan: RunPlan) -> Experiment:
-    """Unpickling: the run of this process with that id, else a stand-in that records nothing."""
-    for run in list(_after_fork):
-        if run.id == plan.run_id:
-            return run
-    return Experiment(plan, enabled=False)
-
-
-_after_fork: weakref.WeakSet[Experiment] = weakref.WeakSet()
-
-
-def _forget_parents_streams() -> None:
-    for run in list(_after_fork):
-        with _FORKING:
-            run._leave_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents_streams)
+def _find(plan: RunPlan, active: bool, pickler: Birth) -> Experiment:
+    """Unpickling: this process's run with that id; else a writer of it, below its process; else a stand-in."""
+    if (run := known(plan.run_id)) is not None:
+        return run
+    if not active:
+        return Experiment(plan, enabled=False)
+    joins = pickled_above(pickler)
+    copy = Experiment(replace(plan, owner=False), enabled=joins)
+    copy._forked, copy._stray = True, not joins
+    return copy

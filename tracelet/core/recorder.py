@@ -90,7 +90,7 @@ class Recorder:
     def end(self, status: RunStatus, reason: str) -> None:
         """Record the run's end."""
         said = {"status": status.value, "reason": reason, "wall_time": time.time()}
-        self.spool.put_blob(BlobKind.RUN_END, said)
+        self.spool.put_last(BlobKind.RUN_END, said)
 
     def _point_blob(
         self, identity: int, value: float, step: int, wall_time: float, metadata: Mapping[str, MetaValue]

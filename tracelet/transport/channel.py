@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-__all__ = ["CHANNEL_OPTIONS", "open_channel"]
+__all__ = ["CHANNEL_OPTIONS", "collector_stub", "open_channel"]
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -18,26 +18,37 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+# gRPC's fork support, when it is on, prints to stderr at each fork, or stalls it. Our forked children use no gRPC at all.
+_WHILE_IMPORTING: Final = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+
+
+def _import_quietly() -> None:
+    """Import gRPC, which reads its variables then and never again; what the user set stays.
+
+    Not by `os.environ`: another thread may be copying that, and would meet a name that is gone.
+    """
+    ours = [name for name in _WHILE_IMPORTING if name not in os.environ]
+    for name in ours:
+        os.putenv(name, _WHILE_IMPORTING[name])
+    try:
+        import grpc  # noqa: F401
+    finally:
+        for name in ours:
+            os.unsetenv(name)
+
+
+_import_quietly()
 
 
 def open_channel(address: str) -> Any:
-    """A channel to a collector.
+    """A channel to a collector."""
+    import grpc
 
-    gRPC's fork support is off around its first initialisation, unless the user set it: on, it prints to stderr from forked
-    children or stalls every fork. Our forked children do not use gRPC at all.
-    """
-    before = os.environ.get("GRPC_ENABLE_FORK_SUPPORT")
-    verbosity = os.environ.get("GRPC_VERBOSITY")
-    if before is None:
-        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    if verbosity is None:
-        os.environ["GRPC_VERBOSITY"] = "NONE"
-    try:
-        import grpc
+    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
 
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    finally:
-        if before is None:
-            os.environ.pop("GRPC_ENABLE_FORK_SUPPORT", None)
-        if verbosity is None:
-            os.environ.pop("GRPC_VERBOSITY", None)
+
+def collector_stub(channel: Any) -> Any:
+    """The collector's methods on a channel."""
+    from tracelet.proto.v1.collector_pb2_grpc import CollectorStub  # imports gRPC, so not before us
+
+    return CollectorStub(channel)

@@ -9,13 +9,16 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["collect", "keep"]
+__all__ = ["STORE_PASSWORD", "collect", "keep"]
+
+STORE_PASSWORD = "MLFLOW_STORE_PASSWORD"  # of a database; the address that is shown and stored has none
 
 _ALLOWED = re.compile(
-    r"(?:MLFLOW|WANDB|CLEARML|AWS|GOOGLE|AZURE|SSL)_[A-Z0-9_]+|(?:[A-Z]+_)?PROXY|(?:[a-z]+_)?proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"(?:MLFLOW|WANDB|CLEARML|AWS|GOOGLE|AZURE|DATABRICKS|SSL)_[A-Z0-9_]+|(?:[A-Z]+_)?PROXY|(?:[a-z]+_)?proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )
 # Of the process, not of the tracker: a worker must not take them for its own.
 _EXCEPT = frozenset(
@@ -34,6 +37,9 @@ def keep(home: Path, variables: Mapping[str, str]) -> str:
 
     Returns:
         The entry's name; empty when there is nothing to keep.
+
+    Raises:
+        OSError: they cannot be written.
     """
     if not variables:
         return ""
@@ -42,10 +48,24 @@ def keep(home: Path, variables: Mapping[str, str]) -> str:
     store = home / "credentials"
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = store / f"{name}.json"
-    if not path.exists():
-        draft = store / f".{name}.{os.getpid()}.new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(body)
-        draft.rename(path)
+    if not _is_kept(path, body):
+        # Several processes and threads may be at it at once; whoever is last has written the same.
+        draft = store / f".{name}.{os.urandom(16).hex()}.new"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(body)
+            draft.rename(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
     return name
+
+
+def _is_kept(path: Path, body: str) -> bool:
+    """Whether the entry is there, whole, and closed to others: a worker takes no other."""
+    try:
+        with path.open() as file:
+            return stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600 and file.read() == body
+    except (OSError, ValueError):
+        return False

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tracelet.errors import CollectorError
 
 __all__ = ["Endpoint", "ensure", "find", "start"]
 
-_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")
-_POLL = 0.02
+_KEEP: Final = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
+)  # fmt: skip
+_POLL: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +34,22 @@ class Endpoint:
         address: a gRPC target.
         pid: its process.
         version: tracelet's version there.
+        wire: the wire's version there.
     """
 
     address: str
     pid: int
     version: str
+    wire: tuple[int, int]
 
 
 def find(home: Path) -> Endpoint | None:
     """The collector of a home, as it announced itself; None when none does, or its process is gone."""
     try:
         said = json.loads((home / "endpoint.json").read_text())
-        endpoint = Endpoint(str(said["address"]), int(said["pid"]), str(said["version"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        major, minor = said["wire"]
+        endpoint = Endpoint(str(said["address"]), int(said["pid"]), str(said["version"]), (int(major), int(minor)))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return endpoint if _accepts(endpoint.address) else None
 
@@ -80,9 +87,15 @@ def start(home: Path, idle: float | None = None) -> None:
     environment = {name: os.environ[name] for name in _KEEP if name in os.environ}
     # Through a shell that ends at once: the collector is nobody's child, so the user's os.wait() never meets it, and it
     # stays no zombie. It inherits neither descriptors, terminal, folder nor environment of the script.
-    shell = ["/bin/sh", "-c", 'err=$1; shift; "$@" </dev/null >>"$err" 2>&1 &', "sh", str(home / "collector.err")]
+    script = 'exec </dev/null >>"$1" 2>&1 || exit; shift; "$@" &'
+    shell = ["/bin/sh", "-c", script, "sh", str(home / "collector.err"), *command]
     try:
-        subprocess.run(shell + command, cwd="/", env=environment, start_new_session=True, timeout=10, check=True)
+        subprocess.run(
+            shell, cwd="/", env=environment, start_new_session=True, timeout=10, check=True, capture_output=True
+        )
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip()
+        raise CollectorError(f"cannot start a collector for {home}: {said or error}") from error
     except (OSError, subprocess.SubprocessError) as error:
         raise CollectorError(f"cannot start a collector for {home}: {error}") from error
 
@@ -101,7 +114,10 @@ def _accepts(address: str) -> bool:
 @contextmanager
 def _only_starter(home: Path, until: float) -> Iterator[None]:
     """One process at a time starts a collector; the others wait, and find it."""
-    lock = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CollectorError(f"cannot start a collector for {home}: {error}") from error
     try:
         while True:
             try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from tracelet.spoolfile.directory import SpoolDirectory
-from tracelet.spoolfile.slots import SEGMENT_SIZE, SegmentHeader
+from tracelet.spoolfile.slots import HEADER_SIZE, SEGMENT_SIZE, SegmentHeader
 
 __all__ = ["RAM_SEGMENTS", "Segments", "default_cap"]
 
@@ -32,15 +31,22 @@ class Segments:
     When the disk refuses, a bounded number of anonymous segments takes its place: their records are at risk until they are
     acked. When those are used up too, there is no segment, and records are dropped and counted.
 
+    Args:
+        directory: the spool's folder.
+        epoch: the stream's.
+        cap: bytes of disk.
+        ram: how many anonymous segments there may be; none where no sender empties them.
+
     Attributes:
         mapped: segment by number; threads read it, and publish in it by `setdefault`.
     """
 
-    def __init__(self, directory: SpoolDirectory, epoch: int, cap: int) -> None:
+    def __init__(self, directory: SpoolDirectory, epoch: int, cap: int, ram: int = RAM_SEGMENTS) -> None:
         self.mapped: dict[int, mmap.mmap] = {}
         self._directory = directory
         self._epoch = epoch
         self._cap = cap
+        self._ram_cap = ram
         self._files: dict[int, Path] = {}
         self._ram: dict[int, None] = {}
 
@@ -54,6 +60,11 @@ class Segments:
         """Some records are in RAM alone."""
         return bool(self._ram)
 
+    def lift(self) -> None:
+        """Room for the record that must not be missing, the run's end: it may cross into a second segment."""
+        self._cap = max(self._cap, self.on_disk) + 2 * SEGMENT_SIZE
+        self._ram_cap = max(self._ram_cap, len(self._ram)) + 2 if self._ram_cap else 0
+
     def make(self, number: int) -> mmap.mmap | None:
         """Make segment `number`, unless another thread was faster.
 
@@ -66,14 +77,14 @@ class Segments:
             self._forget_removed()
         path: Path | None = None
         if self.on_disk + SEGMENT_SIZE <= self._cap:
-            path = self._directory.segment_path(number, uuid.uuid4().hex[:8])
+            path = self._directory.segment_path(number, os.urandom(4).hex())
             try:
                 mine = _map_file(path, SegmentHeader(number, self._epoch))
             except OSError:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
                 path = None
-                if len(self._ram) >= RAM_SEGMENTS:
+                if len(self._ram) >= self._ram_cap:
                     return None
                 mine = mmap.mmap(-1, SEGMENT_SIZE)
         else:
@@ -97,12 +108,35 @@ class Segments:
 
     def release(self, before: int) -> None:
         """Let go of all segments with a number below `before`: their records are durable elsewhere."""
-        for number in [number for number in self.mapped if number < before]:
+        for number in [number for number in list(self.mapped) if number < before]:
             # Not closed: a thread that is late in a slot that was given up may still hold it. The last reference unmaps.
-            del self.mapped[number]
+            self.mapped.pop(number, None)
             self._ram.pop(number, None)
             if (path := self._files.pop(number, None)) is not None:
                 path.unlink(missing_ok=True)
+
+    def rescue(self) -> dict[int, mmap.mmap]:
+        """Write to the disk what is in RAM alone, now that nobody will send it; there may be room again.
+
+        Returns:
+            The segments for which there is none, by number.
+        """
+        left = {}
+        for number in sorted(self._ram):
+            if (segment := self.mapped.get(number)) is None:
+                continue
+            path = self._directory.segment_path(number, os.urandom(4).hex())
+            try:
+                copy = _map_file(path, SegmentHeader(number, self._epoch))
+            except OSError:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                left[number] = segment
+                continue
+            copy[HEADER_SIZE:] = segment[HEADER_SIZE:]
+            self._files[number] = path
+            self._ram.pop(number, None)
+        return left
 
 
 def _map_file(path: Path, header: SegmentHeader) -> mmap.mmap:

@@ -17,6 +17,7 @@ from tracelet.core.guard import say
 from tracelet.errors import CollectorError
 from tracelet.spoolfile import SpoolLost
 from tracelet.transport import local
+from tracelet.transport.background import importing
 from tracelet.transport.spool import SpoolWriter
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Sender:
         self._idle = idle
         self._wake = threading.Event()
         self._finishing = threading.Event()
+        self._quit = threading.Event()
         self._done = threading.Event()
-        self._abandoned = False
         self._durable = 0
         self._trouble_since: float | None = None
         self._last_error: str = ""
@@ -67,7 +68,11 @@ class Sender:
         return self._last_error
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread.
+
+        Raises:
+            RuntimeError: there may be no more threads.
+        """
         self._thread.start()
 
     def finish(self, deadline: float) -> bool:
@@ -82,7 +87,7 @@ class Sender:
         self._finishing.set()
         self._wake.set()
         self._done.wait(deadline)
-        self._abandoned = True
+        self._quit.set()
         self._wake.set()
         return self._durable >= self._spool.claimed
 
@@ -92,9 +97,9 @@ class Sender:
         backoff = _MIN_BACKOFF
         jitter = random.Random()  # of its own: the global one belongs to the user's seed
         # Importing gRPC takes the interpreter from the script for a tenth of a second: not while start_logging runs.
-        self._wait(self._interval)
-        while not self._abandoned:
-            before = self._durable
+        self._finishing.wait(self._interval)
+        while not self._quit.is_set():
+            before, finishing = self._durable, self._finishing.is_set()
             try:
                 self._carry()
                 break
@@ -102,30 +107,44 @@ class Sender:
                 self._last_error = str(error)
                 if getattr(error, "final", False):
                     say(f"{error}. Records are kept in {self._spool.directory.path}", key=str(error))
+                    if finishing:
+                        break
                     backoff = _MAX_BACKOFF
             except Exception as error:  # a fault of ours must not end the thread: the records wait in the spool
                 self._last_error = repr(error)
                 say(f"sending failed ({error!r}); records are kept in {self._spool.directory.path}", key="sender")
             self._tell_trouble()
             self._spool.prepare()
-            backoff = _MIN_BACKOFF if self._durable > before else min(backoff * 2, _MAX_BACKOFF)
-            self._wait(backoff * jitter.uniform(0.5, 1.0))
+            if self._durable > before or self._finishing.is_set() != finishing:
+                backoff = _MIN_BACKOFF
+            # Not `_wake`: what comes in from a broken connection sets that.
+            (self._quit if finishing else self._finishing).wait(backoff * jitter.uniform(0.5, 1.0))
+            backoff = min(backoff * 2, _MAX_BACKOFF)
         self._done.set()
 
     def _carry(self) -> None:
         """Serve one connection until everything is sent and `finish` was called, or it breaks."""
         # Imported here: gRPC and protobuf take a tenth of a second that start_logging does not have.
-        from google.protobuf.json_format import ParseDict
+        with importing():
+            from google.protobuf.json_format import ParseDict
 
-        from tracelet.proto.v1 import collector_pb2 as wire
-        from tracelet.transport.session import Session
+            from tracelet.proto.v1 import collector_pb2 as wire
+            from tracelet.transport import outdated
+            from tracelet.transport.session import Refused, Session
 
         info = self._spool.info
         endpoint = local.ensure(self._home, _START_DEADLINE, self._idle)
         hello = wire.Hello(
             run=ParseDict(dict(info.run), wire.RunSpec()), writer=ParseDict(dict(info.writer), wire.WriterSpec())
         )
-        session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
+        try:
+            session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
+        except Refused as refused:
+            if refused.code == wire.Goodbye.CODE_VERSION and outdated.make_way(endpoint):
+                raise CollectorError(
+                    f"an older collector (pid {endpoint.pid}) makes way for one of this version"
+                ) from refused
+            raise
         try:
             self._follow(session)
         finally:
@@ -135,32 +154,31 @@ class Sender:
         from tracelet.proto import codec
 
         spool = self._spool
-        position = session.next_seq
+        self._durable = position = session.next_seq
         start = spool.rewind(position)
         if start > position:
             # Acked once, and forgotten by the collector since (its log was removed): said, not skipped.
             for batch in codec.encode([SpoolLost(position, start - position)]):
                 session.send(batch)
         while True:
-            durable = session.next_seq
+            finishing, durable, claimed = self._finishing.is_set(), session.next_seq, spool.claimed
             if durable > self._durable:
-                self._durable = durable
-                self._trouble_since, self._last_error = None, ""
+                self._durable, self._trouble_since = durable, None
                 spool.release(durable)
+            if durable >= claimed:
+                self._trouble_since, self._last_error = None, ""
+                if finishing:
+                    return
             if session.broken is not None:
                 raise session.broken
-            if self._abandoned:
+            if self._quit.is_set():
                 return
-            finishing = self._finishing.is_set()
             while (room := durable + session.credit - spool.taken) > 0:
                 items = spool.take(min(room, session.max_records))
                 if not items:
                     break
                 for batch in codec.encode(items, session.max_records):
                     session.send(batch)
-            if finishing and spool.taken >= spool.claimed and session.next_seq >= spool.taken:
-                self._durable = session.next_seq
-                return
             spool.prepare()
             # An ack wakes this thread only when it waits for one: else every ack would cut a tiny batch.
             session.eager = finishing or room <= 0

@@ -10,9 +10,8 @@ from typing import Any
 from tracelet.errors import CollectorError
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
-from tracelet.proto.v1 import collector_pb2_grpc as service
 from tracelet.proto.v1 import records_pb2 as pb
-from tracelet.transport.channel import open_channel
+from tracelet.transport.channel import collector_stub, open_channel
 from tracelet.version import __version__
 
 __all__ = ["Refused", "Session"]
@@ -65,8 +64,7 @@ class Session:
         hello.wire.major, hello.wire.minor = codec.WIRE_MAJOR, codec.WIRE_MINOR
         hello.client_version = __version__
         self._outbox.put(wire.ClientFrame(hello=hello))
-        stub = service.CollectorStub(self._channel)
-        self._call: Any = stub.Publish(iter(self._outbox.get, None))
+        self._call: Any = collector_stub(self._channel).Publish(iter(self._outbox.get, None))
         self._receiver = threading.Thread(target=self._receive, name="tracelet-acks", daemon=True)
         self._receiver.start()
         if not self._welcomed.wait(timeout) or self.broken is not None:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +38,7 @@ from tracelet.spoolfile.slots import (
     blob_slots,
     mark_of,
 )
-from tracelet.transport.segments import Segments, default_cap
+from tracelet.transport.segments import RAM_SEGMENTS, Segments, default_cap
 
 __all__ = ["SpoolWriter"]
 
@@ -65,7 +67,9 @@ class SpoolWriter:
         self._lock: int | None
         self.directory, self._lock = SpoolDirectory.create(home, info)
         self._mark = mark_of(info.epoch)
-        self._segments = Segments(self.directory, info.epoch, cap or default_cap(home))
+        # What is in RAM alone is as good as lost where nobody sends it.
+        ram = RAM_SEGMENTS if info.sends else 0
+        self._segments = Segments(self.directory, info.epoch, cap or default_cap(home), ram)
         self._mapped = self._segments.mapped
         self._claim = count()
         self._blob_ids = count()
@@ -73,8 +77,11 @@ class SpoolWriter:
         self._verdicts: dict[int, str] = {}
         # Room ran out: nothing is claimed until the sender has made room (`prepare`).
         self._refusing = False
+        self._sealed = False
+        self._closed: dict[str, object] = {}
         self._dropped = count()
         self._dropped_told = 0
+        self._telling = threading.Lock()  # never waited for
         self._drop_since = 0.0
         # The reader's side.
         self._decoder = SlotDecoder()
@@ -131,6 +138,15 @@ class SpoolWriter:
                 break
         return self._drop() if kind is BlobKind.POINT else False
 
+    def put_last(self, kind: BlobKind, said: Mapping[str, Any]) -> bool:
+        """Record what must not be missing, whatever room is left: the run's end. What was dropped is recorded before it."""
+        if self._dropped_told == self.dropped and self.put_blob(kind, said):
+            return True
+        self._segments.lift()
+        self.prepare()
+        self._tell_dropped()
+        return self.put_blob(kind, said)
+
     def _put_slots(self, kind: BlobKind, payload: bytes) -> bool | None:
         """True: written; False: no room; None: a slot was given up meanwhile, so all of it again."""
         for raw in blob_slots(kind, payload, next(self._blob_ids) & 0xFFFFFFFF, self._mark):
@@ -154,9 +170,11 @@ class SpoolWriter:
         return False
 
     def _segment(self, number: int) -> mmap.mmap | None:
-        segment = self._segments.make(number)
+        segment = None if self._closed else self._segments.make(number)
         if segment is None:
             self._refusing = True
+            if self._closed:
+                return None  # a call that was under way when the run was stopped
             say(
                 f"no room for records in {self.directory.path}: new points are dropped, and counted, until there is",
                 key="spool full",
@@ -267,6 +285,8 @@ class SpoolWriter:
 
     def prepare(self) -> None:
         """Make the next segment ahead of its first use; when room had run out, try again and record what was dropped."""
+        if self._sealed:
+            return
         number, slot = divmod(self.claimed, SLOTS_PER_SEGMENT)
         if self._refusing:
             if self._segments.make(number) is None:
@@ -277,27 +297,56 @@ class SpoolWriter:
             self._segments.make(number + 1)
 
     def _tell_dropped(self) -> None:
-        dropped = self.dropped - self._dropped_told
-        if dropped and self.put_blob(
-            BlobKind.GAP,
-            {"dropped": dropped, "reason": "no room for the spool", "since": self._drop_since, "until": time.time()},
-        ):
-            self._dropped_told += dropped
+        if not self._telling.acquire(blocking=False):
+            return  # the sender and a stop at once: one of them says it
+        try:
+            dropped = self.dropped - self._dropped_told
+            if dropped and self.put_blob(
+                BlobKind.GAP,
+                {
+                    "dropped": dropped,
+                    "reason": "no room for the spool",
+                    "since": self._drop_since,
+                    "until": time.time(),
+                },
+            ):
+                self._dropped_told += dropped
+        finally:
+            self._telling.release()
 
     # -- the end
 
-    def close(self, remove: bool) -> None:
-        """Free the lock, so that whoever finds the spool knows that nobody writes it any more.
+    def seal(self) -> None:
+        """Take nothing more. A call that is past this check already is still recorded."""
+        self._sealed = self._refusing = True
+
+    def close(self, remove: bool, durable: int = 0) -> int:
+        """Free the lock, so that whoever finds the spool knows that nobody writes it any more. Once; later calls do nothing.
 
         Args:
             remove: everything is durable elsewhere: delete the folder.
+            durable: the first position that is not durable elsewhere.
+
+        Returns:
+            Records that are lost: they were in memory alone, and the disk still has no room for them.
         """
-        self._refusing = True
+        mine = object()
+        if self._closed.setdefault("by", mine) is not mine:
+            return 0
+        self.seal()
+        lost = 0
         if remove:
             # Before the lock is freed: a collector must not adopt what is about to go.
             self._segments.release(self.claimed // SLOTS_PER_SEGMENT + 2)
-            self.directory.remove()
+            with suppress(OSError):  # then a collector finds it, and that it has it all
+                self.directory.remove()
+        else:
+            for number, segment in self._segments.rescue().items():
+                first = max(durable - number * SLOTS_PER_SEGMENT, 0)
+                marks = segment[HEADER_SIZE + (first + 1) * SLOT_SIZE - 1 :: SLOT_SIZE]
+                lost += len(marks) - marks.count(0)
         self._free_lock()
+        return lost
 
     def abandon_after_fork(self) -> None:
         """In a forked child: let go of the parent's spool without writing, flushing or removing anything."""

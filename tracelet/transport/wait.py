@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from tracelet.errors import CollectorError
 from tracelet.proto.v1 import collector_pb2 as wire
-from tracelet.proto.v1 import collector_pb2_grpc as service
 from tracelet.transport import local
-from tracelet.transport.channel import open_channel
+from tracelet.transport.channel import collector_stub, open_channel
 
 __all__ = ["missing", "status", "wait_delivered"]
 
-_POLL = 0.1
+_POLL: Final = 0.1
+_PATIENCE: Final = 10.0
 
 
 def status(address: str, run_id: str = "", timeout: float = 5.0) -> wire.StatusReply:
@@ -27,7 +28,7 @@ def status(address: str, run_id: str = "", timeout: float = 5.0) -> wire.StatusR
 
     channel = open_channel(address)
     try:
-        reply: wire.StatusReply = service.CollectorStub(channel).Status(
+        reply: wire.StatusReply = collector_stub(channel).Status(
             wire.StatusRequest(run_id=run_id), timeout=timeout, wait_for_ready=True
         )
     except grpc.RpcError as error:
@@ -75,12 +76,14 @@ def wait_delivered(
     until = time.monotonic() + timeout if timeout is not None else float("inf")
     lacking = "no collector has answered yet"
     while True:
+        patience = min(_PATIENCE, max(until - time.monotonic(), 1.0))
+        endpoint = None
         try:
-            endpoint = local.ensure(home, min(10.0, max(until - time.monotonic(), 1.0)))
-            reply = status(endpoint.address, run_id)
+            endpoint = local.ensure(home, patience)
+            reply = status(endpoint.address, run_id, patience)
         except CollectorError as error:
             lacking = str(error)
-            if timeout is None:
+            if timeout is None and endpoint is None:
                 raise
         else:
             if progress is not None:

@@ -1,0 +1,132 @@
+"""A collector of a test that plays what it is told, over real gRPC: refuses, breaks off, loses its acks or its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from tracelet.core.metrics import Gap, Metric, Record
+from tracelet.proto import codec
+from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.proto.v1 import collector_pb2_grpc as service
+from tracelet.proto.v1 import records_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One connection.
+
+    Attributes:
+        refuse: say this instead of a welcome.
+        silent: say no welcome.
+        credit: what the welcome gives.
+        batches: after so many, the connection ends...
+        goodbye: ...with this; None: it breaks.
+        acks: say what is durable.
+        forget: the log was removed: begin at 0.
+    """
+
+    refuse: wire.Goodbye.Code.ValueType | None = None
+    silent: bool = False
+    credit: int = 20_000
+    batches: int | None = None
+    goodbye: wire.Goodbye.Code.ValueType | None = None
+    acks: bool = True
+    forget: bool = False
+
+
+class Stage(service.CollectorServicer):
+    """Serves a home; each connection plays the next scene, the last one for ever.
+
+    Attributes:
+        hellos: what each connection said first.
+        records: what is in its log.
+        most_under_way: positions that were sent and not acked, at most.
+    """
+
+    def __init__(self, home: Path, *scenes: Scene, answers: bool = True) -> None:
+        self._scenes = list(scenes) or [Scene()]
+        self._lock = threading.Lock()
+        self._names: dict[int, pb.TagDef] = {}
+        self.hellos: list[wire.Hello] = []
+        self.records: list[Record] = []
+        self.next_seq = 0
+        self.most_under_way = 0
+        self._pool = ThreadPoolExecutor(16)
+        self._server = grpc.server(self._pool)
+        service.add_CollectorServicer_to_server(self, self._server)
+        address = f"unix:{home}/stage.sock"
+        self._server.add_insecure_port(address)
+        if answers:
+            self._server.start()
+        self._endpoint = home / "endpoint.json"
+        self._endpoint.write_text(json.dumps({"address": address, "pid": os.getpid(), "version": "0", "wire": [1, 0]}))
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._endpoint.unlink(missing_ok=True)
+        self._server.stop(None).wait(5)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the points in its log, in order."""
+        return [record.step for record in self.records if isinstance(record, Metric)]
+
+    @property
+    def lost(self) -> int:
+        """Positions that the writer said it has no more."""
+        return sum(record.dropped for record in self.records if isinstance(record, Gap))
+
+    def Publish(self, frames: Iterator[wire.ClientFrame], context: Any) -> Iterator[wire.ServerFrame]:
+        """A stream."""
+        hello = next(frames).hello
+        with self._lock:
+            self.hellos.append(hello)
+            scene = self._scenes.pop(0) if len(self._scenes) > 1 else self._scenes[0]
+            if scene.forget:
+                self.next_seq, self.records = 0, []
+        if scene.silent:
+            for _ in frames:
+                continue
+            return
+        if scene.refuse is not None:
+            yield wire.ServerFrame(goodbye=wire.Goodbye(code=scene.refuse, message="not now"))
+            return
+        yield wire.ServerFrame(
+            welcome=wire.Welcome(next_seq=self.next_seq, credit=scene.credit, max_batch_records=1000)
+        )
+        acked = self.next_seq
+        for number, frame in enumerate(frames, 1):
+            batch = frame.batch
+            self.most_under_way = max(self.most_under_way, batch.first_seq + batch.count - acked)
+            self._store(batch)
+            if scene.acks:
+                acked = self.next_seq
+                yield wire.ServerFrame(ack=wire.Ack(next_seq=acked, credit=scene.credit))
+            if number == scene.batches:
+                if scene.goodbye is None:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+                yield wire.ServerFrame(goodbye=wire.Goodbye(code=scene.goodbye))
+                return
+
+    def _store(self, batch: pb.Batch) -> None:
+        with self._lock:
+            assert batch.first_seq <= self.next_seq, "positions were skipped"
+            if (rest := codec.cut(batch, self.next_seq)) is None:
+                return
+            self.records += [record for _, record in codec.decode(rest, self._names)]
+            self.next_seq = rest.first_seq + rest.count

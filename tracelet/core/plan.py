@@ -1,0 +1,60 @@
+"""What a run is to be, decided before it begins."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracelet.core.labels import WriterPrefix
+
+__all__ = ["BackendTarget", "RunPlan", "new_run_id"]
+
+
+def new_run_id() -> str:
+    """A run id: 32 hex digits; sorts by time of creation."""
+    return f"{max(time.time_ns(), 0) // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTarget:
+    """A tracker to deliver to: the fields of the wire's BackendSpec."""
+
+    kind: str
+    target: str
+    interpreter: str
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run is to be.
+
+    Attributes:
+        run_id: its id.
+        name: the run's name; not unique.
+        project: MLflow experiment, W&B project, ClearML project.
+        backends: where it is delivered.
+        home: tracelet's home.
+        owner: this process began the run, and ends it. Others are writers of it.
+        prefix: the policy of writer labels: auto, always or never.
+        spool_cap: bytes that a spool may take; None for the default.
+        flush_interval: seconds between two looks of the sender.
+        collector_idle: seconds after which a collector that is started here exits when it has nothing to do.
+        stop_timeout: seconds that stopping waits for everything to be durable.
+        created: wall time.
+    """
+
+    run_id: str
+    name: str
+    project: str
+    backends: tuple[BackendTarget, ...]
+    home: Path
+    owner: bool = True
+    prefix: WriterPrefix = "auto"
+    spool_cap: int | None = None
+    flush_interval: float = 0.1
+    collector_idle: float = 60.0
+    stop_timeout: float = 5.0
+    created: float = field(default_factory=time.time)

@@ -1,0 +1,181 @@
+"""The runs of this process, from when they are active to their end: asked for, at the end of `with`, or when it exits."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tracelet import exits
+from tracelet.core import active
+from tracelet.core.experiment import Experiment, StopReport
+from tracelet.core.guard import say, swallow
+from tracelet.core.metrics import RunStatus
+from tracelet.core.processes import grpc_is_lost
+from tracelet.errors import CollectorError
+
+if TYPE_CHECKING:
+    from tracelet.core.options import Options
+
+__all__ = ["Ending", "activate", "hand_over", "last_ending", "stop", "wait_until_delivered"]
+
+_SAY_WHAT_IS_MISSING_AFTER: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the last run of this process ended, for whoever tells the user."""
+
+    run: Experiment
+    status: RunStatus
+    report: StopReport
+
+
+_last: Ending | None = None
+_ended: list[Experiment] = []  # runs that this process began and stopped: `tracelet run --wait` waits for them
+_at_exit_of = 0  # the process that stops its runs when it exits
+# Around what concerns all runs: the patches, which go on with the first and off with the last. A signal handler may come in.
+_changing = threading.RLock()
+
+
+def activate(run: Experiment, options: Options) -> None:
+    """Make a run the context's, intercept for it, and have it stopped when the process exits."""
+    from tracelet import frameworks
+
+    run.on_leave = _leave
+    with _changing:
+        active.begin(run)
+        exits.install()
+        frameworks.install_all(run, options)
+    _stop_at_exit()
+
+
+def stop(run: Experiment, status: RunStatus, reason: str) -> None:
+    """Stop a run, tell the user what is not durable, and take the patches off when it was the last one."""
+    global _last
+    report = run.stop(status, reason, run.plan.stop_timeout)
+    _remember(run)
+    _last = Ending(run, status, report)
+    if report.lost:
+        say(f"{report.lost} records of run {run.name} are lost: they were in memory, and the disk has no room for them")
+    if not report.durable and report.kept_in is not None and run.is_owner:
+        say(f"no collector took everything in time: the rest is kept in {report.kept_in}; `tracelet wait` delivers it")
+    with _changing:
+        active.end(run)
+        if not active.running():
+            from tracelet import frameworks
+
+            frameworks.uninstall_all()
+            exits.uninstall()
+
+
+def hand_over(run: Experiment) -> None:
+    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
+    run.stop(*exits.outcome(run.began_during), deadline=0.0)
+    _remember(run)
+    active.end(run)
+
+
+def _remember(run: Experiment) -> None:
+    if run.is_owner and run not in _ended and os.environ.get("TRACELET_WAIT") == "1":
+        _ended.append(run)
+
+
+def wait_until_delivered(run: Experiment, timeout: float | None) -> None:
+    """Wait for the trackers, and tell the user what is missing when the time is over.
+
+    Args:
+        run: a run that was stopped.
+        timeout: seconds; None waits as long as it takes.
+    """
+    if grpc_is_lost():
+        say(f"run {run.name}: this process, forked or about to exit, cannot wait for delivery; the collector delivers")
+        return
+    from tracelet.transport.wait import missing, wait_delivered
+
+    began = time.monotonic()
+
+    def tell(reply: Any) -> None:
+        if time.monotonic() - began > _SAY_WHAT_IS_MISSING_AFTER and (lacking := missing(reply)):
+            say(f"waiting until everything is delivered: {lacking}", key=f"waiting for {run.id}")
+
+    try:
+        lacking = wait_delivered(run.plan.home, run.id, timeout, tell)
+    except CollectorError as error:
+        lacking = f"{error}; what is not delivered is kept in {run.plan.home}"
+    if lacking:
+        say(f"run {run.name}: {lacking}")
+
+
+def last_ending() -> Ending | None:
+    """How the last run that this process stopped ended."""
+    return _last
+
+
+def _leave(run: Experiment, error: BaseException | None) -> None:
+    """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
+    if not run.active:
+        return
+    status, reason = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
+    try:
+        stop(run, status, reason)
+    except Exception as trouble:  # the user's exception, not ours, is what leaves the block
+        swallow("stopping", trouble)
+
+
+def _stop_at_exit() -> None:
+    global _at_exit_of
+    if _at_exit_of == os.getpid():
+        return
+    _at_exit_of = os.getpid()
+    atexit.register(_stop_all)
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _stop_all_of_child, exitpriority=0)
+
+
+def _stop_all(outcome: tuple[RunStatus, str] | None = None) -> None:
+    """At exit. Threads that are not daemons have ended by now."""
+    for run in active.running():
+        try:
+            stop(run, *(outcome or exits.outcome(run.began_during)))
+        except Exception as error:  # the exit code is the script's
+            swallow("stopping at exit", error)
+    try:
+        for run in _ended:
+            wait_until_delivered(run, None)
+    except KeyboardInterrupt:
+        say("interrupted: what is not delivered yet is kept, and a collector goes on with it (see `tracelet status`)")
+    except Exception as error:  # likewise
+        swallow("waiting for delivery", error)
+    exits.keep_interrupt()
+
+
+def _stop_all_of_child() -> None:
+    """At the end of a process that multiprocessing started: it skips `atexit`, and ends its threads after this."""
+    outcome = exits.outcome()
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if not others:
+        _stop_all(outcome)
+        return
+
+    def stop_after_them() -> None:
+        for thread in others:
+            thread.join()
+        _stop_all(outcome)
+
+    threading.Thread(target=stop_after_them, name="tracelet-end").start()
+
+
+def _fresh_lock() -> None:
+    global _changing
+    _changing = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)  # a thread that is not there any more may hold the parent's
