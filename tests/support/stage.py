@@ -68,6 +68,7 @@ class Stage(service.CollectorServicer):
         self._server.add_insecure_port(address)
         if answers:
             self._server.start()
+        self._calls: list[Any] = []
         self._endpoint = home / "endpoint.json"
         self._endpoint.write_text(json.dumps({"address": address, "pid": os.getpid(), "version": "0", "wire": [1, 0]}))
 
@@ -91,10 +92,16 @@ class Stage(service.CollectorServicer):
         """Positions that the writer said it has no more."""
         return sum(record.dropped for record in self.records if isinstance(record, Gap))
 
+    def cut(self) -> None:
+        """Break off all connections."""
+        for call in self._calls:
+            call.cancel()
+
     def Publish(self, frames: Iterator[wire.ClientFrame], context: Any) -> Iterator[wire.ServerFrame]:
         """A stream."""
         hello = next(frames).hello
         with self._lock:
+            self._calls.append(context)
             self.hellos.append(hello)
             scene = self._scenes.pop(0) if len(self._scenes) > 1 else self._scenes[0]
             if scene.forget:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.clients import Client, client
 from tests.support.collector import CollectorProcess
-from tests.support.processes import collector_pid, until, wait_gone
+from tests.support.processes import collector_pid, stop_collector, until, wait_gone
 from tests.support.stage import Scene, Stage
 from tracelet.core.experiment import Experiment, RunPlan
 from tracelet.core.metrics import RunStatus
@@ -123,19 +123,19 @@ def test_a_collector_that_says_nothing_is_waited_for_only_so_long(
 
 def test_a_collector_whose_log_was_removed_hears_what_is_gone(home: Path) -> None:
     """Acked, released, and forgotten: the writer has it no more, and says so."""
-    with Stage(home, Scene(batches=20), Scene(batches=20), Scene(forget=True)) as stage, running(home) as run:
-        first = SLOTS_PER_SEGMENT + 10
-        recorder = run._slot["recorder"]
+    with Stage(home, Scene(), Scene(forget=True)) as stage, running(home) as run:
         log(run, count=1)
-        for step in range(1, first):
-            recorder.spool.put(1, step, float(step), 1.0)
-            if step % 10_000 == 0:
-                until(lambda step=step: run.progress()[1] > step, 60)
-        until(lambda: len(stage.hellos) == 3, 60)
-        log(run, first, 5)
+        spool = run._slot["recorder"].spool
+        for step in range(1, SLOTS_PER_SEGMENT + 10):
+            spool.put(1, step, float(step), 1.0)
+        until(lambda: len(spool.directory.segments()) == 1 and run.progress()[0] == run.progress()[1], 60)
+        position = spool.claimed
+        stage.cut()
+        until(lambda: len(stage.hellos) == 2, 30)
+        log(run, position, 5)
         assert run.stop(RunStatus.FINISHED, "", 60.0).durable
         assert stage.lost == SLOTS_PER_SEGMENT
-        assert stage.steps[-5:] == list(range(first, first + 5))
+        assert stage.steps[-5:] == list(range(position, position + 5))
         assert stage.steps == sorted(set(stage.steps))
 
 
@@ -236,11 +236,13 @@ def test_a_collector_that_comes_late(shared: Client, tmp_path: Path) -> None:
     script.until_told()
     until(lambda: (home / "collector.err").exists() and (home / "collector.err").stat().st_size, 20)
     (home / "log").unlink()
-    with CollectorProcess(home):
+    try:  # the script starts it
         until(lambda: late.points("late", "a") == ALL, 30)
         go.touch()
         assert (script.finish().code, script.err) == (0, "")
         assert late.status("late") == "finished"
+    finally:
+        stop_collector(home)
 
 
 OTHER_WIRE = (
