@@ -191,16 +191,20 @@ def loop(rate: int, pairs: int, seconds: float) -> dict[str, Any]:
 
     threading.Thread(target=keep_logging, name="logs", daemon=True).start()
     units(seconds)
-    slower = []
+    slower, taken = [], []
     for number in range(pairs):
-        rates = {}
+        rates, others = {}, {}
         for traced in (True, False) if number % 2 else (False, True):
             units(_SETTLING)
+            before, begun = time.process_time() - time.thread_time(), time.perf_counter()
             rates[traced] = units(seconds)
+            spent = time.process_time() - time.thread_time() - before
+            others[traced] = spent / (time.perf_counter() - begun)
         slower.append((rates[False] / rates[True] - 1) * 100)
+        taken.append((others[True] - others[False]) * 100)
     halt.set()
     stop()
-    return {"run_id": run.id, "slower_percent": slower}
+    return {"run_id": run.id, "slower_percent": slower, "taken_percent": taken}
 
 
 def units(seconds: float) -> float:

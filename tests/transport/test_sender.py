@@ -237,6 +237,7 @@ def test_a_collector_that_comes_late(shared: Client, tmp_path: Path) -> None:
     until(lambda: (home / "collector.err").exists() and (home / "collector.err").stat().st_size, 20)
     (home / "log").unlink()
     try:  # the script starts it
+        until((home / "endpoint.json").exists, 30)
         until(lambda: late.points("late", "a") == ALL, 30)
         go.touch()
         assert (script.finish().code, script.err) == (0, "")
