@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .proto-venv
 PROTO_OUT := tracelet/proto/v1
-# Arguments for pytest: make test ARGS="tests/client -k fork"
+# Arguments for pytest: make test ARGS="tests/transport -k fork"
 ARGS ?=
 
 # What would make pip install elsewhere or something else, or Python find other packages. Where pip looks is the machine's affair.
@@ -31,7 +31,7 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-## make test         the test suite (ARGS="tests/client -k fork" for a part of it)
+## make test         the test suite (ARGS="tests/transport -k fork" for a part of it)
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not torture" $(ARGS)
 
