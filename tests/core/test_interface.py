@@ -473,41 +473,49 @@ class TestDisabled:
 
 
 def test_secrets_are_in_their_store_and_nowhere_else(spine: Spine) -> None:
-    script = """
+    go = spine.folder / "go"
+    script = Client(spine.home, spine.folder).start(
+        f"""
+import importlib
+importlib.reload(targets)
 run = tracelet.start_logging(exp_name="secret", api_key=os.environ["KEY"], backend_url="sqlite:///mlflow.db")
 run.log_metric("a", 1, 1)
 tell(1)
-sys.stdin.close(); time.sleep(0.5)
-tracelet.stop_logging()
-"""
-    shared = Client(spine.home, spine.folder)
-    text = script.replace("run = ", "import importlib; importlib.reload(targets)\nrun = ")
-    script_process = shared.start(
-        text, KEY="s3cret-key", AWS_SECRET_ACCESS_KEY="s3cret-aws", MLFLOW_TRACKING_PASSWORD="s3cret-mlflow"
+while not os.path.exists({str(go)!r}): time.sleep(0.01)
+""",
+        KEY="s3cret-key",
+        AWS_SECRET_ACCESS_KEY="s3cret-aws",
+        MLFLOW_TRACKING_PASSWORD="s3cret-mlflow",
     )
-    script_process.until_told()
+    script.until_told()
     (entry,) = (spine.home / "credentials").iterdir()
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
     kept = json.loads(entry.read_text())["env"]
     assert kept["MLFLOW_TRACKING_TOKEN"] == "s3cret-key"
     assert kept["AWS_SECRET_ACCESS_KEY"] == "s3cret-aws"
     assert "MLFLOW_TRACKING_PASSWORD" not in kept, "it would go before the key"
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            assert b"s3cret" not in process.read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+
+    def with_secrets() -> list[Path]:
+        files = [path for path in spine.home.rglob("*") if path.is_file() and path != entry]
+        return [path for path in [*files, *Path("/proc").glob("[0-9]*/cmdline")] if b"s3cret" in content(path)]
+
     collector = until(lambda: collector_pid(spine.home))
-    assert b"s3cret" not in Path(f"/proc/{collector}/environ").read_bytes()
-    elsewhere = [path for path in spine.home.rglob("*") if path.is_file() and path != entry]
-    assert any(path.suffix == ".seg" for path in elsewhere)
-    assert [path for path in elsewhere if b"s3cret" in _content(path)] == []
-    done = script_process.finish()
+    assert b"s3cret" not in content(Path(f"/proc/{collector}/environ"))
+    assert any(path.suffix == ".seg" for path in spine.home.rglob("*"))
+    assert with_secrets() == []
+    go.touch()
+    done = script.finish()
     assert (done.code, done.err) == (0, "")
-    reply = spine.settle()
-    assert "s3cret" not in str(reply)
-    elsewhere = [path for path in spine.home.rglob("*") if path.is_file() and path != entry]
-    assert [path for path in elsewhere if b"s3cret" in _content(path)] == []
+    assert "s3cret" not in str(spine.settle())
+    assert spine.stored("a") == {(1, 1.0): 1}
+    assert with_secrets() == []
+
+
+def content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # gone meanwhile
+        return b""
 
 
 def test_a_password_in_an_address_is_taken_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,10 +539,3 @@ def test_a_password_in_an_address_is_taken_out(home: Path, monkeypatch: pytest.M
             json.loads((home / "credentials" / f"{target.credentials}.json").read_text()) if target.credentials else {}
         )
         assert secrets.items() <= kept.get("env", {}).items()
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""  # of a spool that was adopted meanwhile

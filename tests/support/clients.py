@@ -136,10 +136,7 @@ class Client:
 
     def state(self, name: str) -> wire.RunState | None:
         """The newest run with a name, as the log has it."""
-        try:
-            found = [run for run in read_offline(self.home).runs if run.name == name]
-        except FileNotFoundError:
-            return None
+        found = [run for run in read_offline(self.home).runs if run.name == name]
         return found[-1] if found else None
 
     def until_ended(self, name: str, seconds: float = 30.0) -> wire.RunState:
@@ -164,7 +161,7 @@ class Client:
     def records(self, name: str, kind: type[R]) -> list[R]:
         """What the log has of the newest run with a name, of a kind, in the log's order."""
         state = self.state(name)
-        return [record for record in self._records(state.run_id if state else "") if isinstance(record, kind)]
+        return [record for record in self._records(state.run_id) if isinstance(record, kind)] if state else []
 
     def points(self, name: str, metric: str) -> list[tuple[int, float]]:
         """Steps and values of a metric."""

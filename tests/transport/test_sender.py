@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.clients import Client, client
 from tests.support.collector import CollectorProcess
-from tests.support.processes import collector_pid, stop_collector, until, wait_gone
+from tests.support.processes import collector_pid, until, wait_gone
 from tests.support.stage import Scene, Stage
 from tracelet.core.experiment import Experiment, RunPlan
 from tracelet.core.metrics import RunStatus
@@ -223,10 +223,8 @@ def test_a_collector_that_is_killed_in_between(shared: Client, tmp_path: Path) -
     assert shared.status("killed") == "finished"
 
 
-def test_a_collector_that_comes_late(shared: Client, tmp_path: Path) -> None:
+def test_a_collector_that_comes_late(home: Path, tmp_path: Path) -> None:
     """None could start for a while; when one can, the running script's points come by themselves."""
-    home = tmp_path / "h"
-    home.mkdir()
     (home / "log").write_text("in the way")
     late = Client(home, tmp_path)
     go = tmp_path / "go"
@@ -236,14 +234,10 @@ def test_a_collector_that_comes_late(shared: Client, tmp_path: Path) -> None:
     script.until_told()
     until(lambda: (home / "collector.err").exists() and (home / "collector.err").stat().st_size, 20)
     (home / "log").unlink()
-    try:  # the script starts it
-        until((home / "endpoint.json").exists, 30)
-        until(lambda: late.points("late", "a") == ALL, 30)
-        go.touch()
-        assert (script.finish().code, script.err) == (0, "")
-        assert late.status("late") == "finished"
-    finally:
-        stop_collector(home)
+    until(lambda: late.points("late", "a") == ALL, 30)
+    go.touch()
+    assert (script.finish().code, script.err) == (0, "")
+    assert late.status("late") == "finished"
 
 
 OTHER_WIRE = (
@@ -253,22 +247,16 @@ OTHER_WIRE = (
 )
 
 
-def test_an_older_collector_makes_way_for_ours(tmp_path: Path) -> None:
-    home = tmp_path / "h"
+def test_an_older_collector_makes_way_for_ours(home: Path, tmp_path: Path) -> None:
     here = Client(home, tmp_path)
     program = (OTHER_WIRE[0], OTHER_WIRE[1].format("0, 9"))
     with CollectorProcess(home, program=program) as old:
         done = here.run("run = tracelet.start_logging(exp_name='new')\nfor s in range(100): run.log_metric('a', s, s)")
         assert (done.code, done.err) == (0, "")
         assert old.process.wait(15) == 0
-    try:
-        assert here.status("new") == "finished"
-        assert here.points("new", "a") == [(s, float(s)) for s in range(100)]
-        assert collector_pid(home) not in (None, old.pid)
-    finally:
-        if (pid := collector_pid(home)) is not None:
-            os.kill(pid, signal.SIGTERM)
-            wait_gone(pid, 15)
+    assert here.status("new") == "finished"
+    assert here.points("new", "a") == [(s, float(s)) for s in range(100)]
+    assert collector_pid(home) not in (None, old.pid)
 
 
 def test_a_newer_collector_says_what_to_upgrade(tmp_path: Path) -> None:

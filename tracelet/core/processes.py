@@ -38,7 +38,7 @@ def known(run_id: str) -> Experiment | None:
 
 
 def grpc_is_lost() -> bool:
-    """Whether gRPC would hang: this process was forked from one that had imported it, or it is about to exit."""
+    """Whether gRPC cannot be used: this process was forked from one that had imported it, or it is about to exit."""
     return _grpc_is_lost or EXITING
 
 

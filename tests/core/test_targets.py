@@ -1,0 +1,110 @@
+"""Where a run is delivered to: what MLflow itself would choose, absolute and without secrets."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tracelet.core import targets
+from tracelet.errors import BackendNotInstalledError, ConfigurationError, UnknownBackendError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory; MLFLOW_TRACKING_URI is not set."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("asked", "target"),
+    [
+        (None, "sqlite:///{here}/mlflow.db"),
+        ("", "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///a.db", "sqlite:///{here}/a.db"),
+        ("sqlite:///b/../a.db", "sqlite:///{here}/b/../a.db"),
+        ("sqlite:////abs/a.db", "sqlite:////abs/a.db"),
+        ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
+        ("sqlite+pysqlite:///a.db", "sqlite+pysqlite:///{here}/a.db"),
+        ("sqlite:///Größe µ/a b.db", "sqlite:///{here}/Größe µ/a b.db"),
+        ("mlruns", "file://{here}/mlruns"),
+        ("/abs/mlruns", "file:///abs/mlruns"),
+        ("file:///abs/mlruns", "file:///abs/mlruns"),
+        ("http://host:5000", "http://host:5000"),
+        ("https://host/path?x=1", "https://host/path?x=1"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+    ],
+)
+@pytest.mark.parametrize("by", ["argument", "variable"])
+def test_the_address(folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, target: str, by: str) -> None:
+    if by == "variable" and asked is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", asked)
+        asked = None
+    assert targets.mlflow_target(asked) == target.replace("{here}", str(folder))
+
+
+def test_an_argument_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
+    assert targets.mlflow_target("http://host") == "http://host"
+
+
+def test_all_processes_of_a_launched_run_go_to_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACELET_RUN_DIR", "/where/it/was/launched")
+    assert targets.mlflow_target(None) == "sqlite:////where/it/was/launched/mlflow.db"
+
+
+def test_it_is_what_mlflow_itself_would_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mlflow.set_tracking_uri` in the script counts, too."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://before")
+        mlflow.set_tracking_uri("http://host:5000")
+        assert targets.mlflow_target(None) == "http://host:5000"
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_makes_no_sense(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="give a file"):
+        targets.mlflow_target(uri)
+
+
+def test_mlflow_skinny_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sqlalchemy" else find(name))
+    monkeypatch.delitem(sys.modules, "sqlalchemy", raising=False)
+    with pytest.raises(BackendNotInstalledError, match=r"tracelet\[mlflow\]"):
+        targets.mlflow_target("sqlite:///mlflow.db")
+    assert targets.mlflow_target("http://host") == "http://host"
+
+
+def test_unknown_and_missing_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownBackendError, match="'wandb'; choose from: mlflow"):
+        targets.resolve(["wandb"], home)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(BackendNotInstalledError) as error:
+        targets.resolve(["mlflow"], home)
+    assert (error.value.backend, error.value.interpreter) == ("mlflow", sys.executable)
+    assert isinstance(error.value, ImportError)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [({"api_key": "x"}, "dict"), ({"backend_url": "http://x"}, "variable")])
+def test_one_for_several(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str) -> None:
+    monkeypatch.setattr(targets, "KNOWN", {**targets.KNOWN, "other": ("json", "json")})
+    with pytest.raises(ConfigurationError, match=says):
+        targets.resolve(["mlflow", "other"], home, **arguments)
+
+
+def test_a_path_object(home: Path, folder: Path) -> None:
+    (target,) = targets.resolve(["mlflow", "mlflow"], home, folder / "mlruns")  # type: ignore[arg-type]
+    assert target.target == f"file://{folder}/mlruns"

@@ -1,0 +1,81 @@
+"""Waiting for delivery, and asking how things stand."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import collector_pid
+from tracelet.errors import CollectorError
+from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.transport import local, wait
+
+
+def backend(**said: object) -> wire.BackendState:
+    return wire.BackendState(kind="mlflow", state="ok", **said)  # type: ignore[arg-type]
+
+
+def test_what_is_missing_in_words() -> None:
+    reply = wire.StatusReply()
+    assert wait.missing(reply) == ""
+    reply.runs.add(run_id="0123456789", name="one").backends.append(backend(settled=True))
+    assert wait.missing(reply) == ""
+    late = reply.runs.add(run_id="abcdefghij", name="two").backends.add()
+    late.CopyFrom(backend(lag_points=7, last_error="it is down"))
+    late.state = "retrying"
+    reply.pending_spools = 2
+    assert wait.missing(reply) == (
+        "2 spools are not read in yet; two (abcdefgh) lacks 7 points in mlflow, retrying: it is down"
+    )
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(CollectorError, match="did not answer"):
+        wait.status(f"unix:{tmp_path}/nobody.sock", timeout=0.2)
+
+
+def test_with_nothing_to_deliver_it_returns(home: Path) -> None:
+    """A collector is started to know."""
+    told: list[wire.StatusReply] = []
+    assert wait.wait_delivered(home, timeout=30.0, progress=told.append) == ""
+    assert told[-1].collector.pid == collector_pid(home)
+
+
+def test_where_no_collector_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("in the way")
+    monkeypatch.setattr(wait, "_PATIENCE", 0.5)
+    assert "no collector came up" in wait.wait_delivered(tmp_path, timeout=0.1)
+    with pytest.raises(CollectorError, match="no collector came up"):
+        wait.wait_delivered(tmp_path)
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting without end is not given up because a collector was busy for a moment."""
+    ask, asked = wait.status, []
+
+    def at_first_not(*arguments: object) -> wire.StatusReply:
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise CollectorError("busy")
+        return ask(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(wait, "status", at_first_not)
+    assert wait.wait_delivered(home) == ""
+    assert len(asked) == 3
+
+
+def test_the_time_counts_though_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.ensure(home, 30.0)
+
+    def never(address: str, run_id: str, timeout: float) -> wire.StatusReply:
+        assert timeout <= 1.0
+        raise CollectorError("busy")
+
+    monkeypatch.setattr(wait, "status", never)
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(wait.wait_delivered(home, timeout=0.3)))
+    thread.start()
+    thread.join(20)
+    assert found == ["busy"]
