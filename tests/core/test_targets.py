@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,25 @@ def test_one_for_several(home: Path, monkeypatch: pytest.MonkeyPatch, arguments:
 def test_a_path_object(home: Path, folder: Path) -> None:
     (target,) = targets.resolve(["mlflow", "mlflow"], home, folder / "mlruns")  # type: ignore[arg-type]
     assert target.target == f"file://{folder}/mlruns"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:p%40s%2Fs@host:5432/db?sslmode=require",
+        "mysql+pymysql://me:plain@host/db",
+        "postgresql+psycopg2://:only@host/db",
+    ],
+)
+def test_a_databases_password_goes_by_the_credentials(home: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """What the client takes out of an address, the exporter puts back."""
+    from tracelet_collector.exporters.mlflow_target import with_password
+
+    (target,) = targets.resolve(["mlflow"], home, uri)
+    kept = json.loads((home / "credentials" / f"{target.credentials}.json").read_text())["env"]
+    assert kept["MLFLOW_STORE_PASSWORD"] not in target.target
+    monkeypatch.setenv("MLFLOW_STORE_PASSWORD", kept["MLFLOW_STORE_PASSWORD"])
+    assert with_password(target.target) == uri
+    assert with_password("http://host:5000") == "http://host:5000"
+    monkeypatch.delenv("MLFLOW_STORE_PASSWORD")
+    assert with_password(target.target) == target.target

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from mlflow import MlflowClient
 
 from tracelet_collector.exporters.base import Paused, Retryable
 
-__all__ = ["Targets"]
+__all__ = ["Targets", "with_password"]
 
 _SQLITE: Final = "sqlite:///"
 _DATABRICKS: Final = "databricks"
@@ -164,7 +164,18 @@ def _publish(draft: Path, path: Path) -> None:
             draft.rename(path)
 
 
+def with_password(target: str) -> str:
+    """A database's address with the password that the client took out of it, if it did: that is among the credentials."""
+    password = os.environ.get("MLFLOW_STORE_PASSWORD")
+    parts = urlsplit(target)
+    user, at, host = parts.netloc.rpartition("@")
+    if not password or not at or parts.scheme in ("http", "https"):
+        return target
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
 def _remote(target: str) -> MlflowClient:
+    target = with_password(target)
     if not target.startswith(("http://", "https://")):
         # MLflow tries a database that does not answer for two minutes before it says so. Try once ourselves.
         with contextlib.suppress(ModuleNotFoundError):
