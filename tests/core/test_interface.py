@@ -266,34 +266,33 @@ def test_a_plain_thread_uses_the_only_run(here: Client) -> None:
 def test_a_run_that_ends_does_not_take_the_patches_from_one_that_begins(
     here: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends and beginnings in several threads: as long as a run is there, so are the patches."""
+    """The last run's end takes them off; a run that another thread begins at that very moment has them all the same."""
     from tracelet.frameworks import table
 
-    on = [0]
     install, uninstall = table.install_all, table.uninstall_all
-    monkeypatch.setattr("tracelet.frameworks.install_all", lambda *a: (install(*a), on.__setitem__(0, 1)))
-    monkeypatch.setattr("tracelet.frameworks.uninstall_all", lambda: (on.__setitem__(0, 0), uninstall()))
-    missing = []
+    taking_off, begun, on = threading.Event(), threading.Event(), []
 
-    def trials() -> None:
-        for _ in range(15):
-            tracelet.start_logging(exp_name="short", settings=quick)
-            if not on[0]:
-                missing.append(1)
-            tracelet.stop_logging()
+    def slowly() -> None:
+        taking_off.set()
+        begun.wait(0.5)
+        uninstall()
+        on.append(False)
 
-    quick = TraceletSettings(stop_timeout=0.001)
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=trials) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    finally:
-        sys.setswitchinterval(0.005)
-    assert not missing
-    assert not active.running()
+    monkeypatch.setattr("tracelet.frameworks.install_all", lambda *a: (install(*a), on.append(True)))
+    monkeypatch.setattr("tracelet.frameworks.uninstall_all", slowly)
+    tracelet.start_logging(exp_name="ends")
+
+    def trial() -> None:
+        taking_off.wait(30)
+        tracelet.start_logging(exp_name="begins")
+        begun.set()
+
+    thread = threading.Thread(target=trial)
+    thread.start()
+    tracelet.stop_logging()
+    thread.join(30)
+    assert on == [True, False, True]
+    tracelet.stop_logging()
 
 
 def test_cells_of_a_notebook(here: Client) -> None:
