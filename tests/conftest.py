@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ import pytest
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import mounted, stop_collector
 from tests.support.spine import Spine
+
+# Under nohup a hangup is ignored, and every process that a test starts would inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
