@@ -97,14 +97,18 @@ def start_logging(
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
-    if (before := active.in_context() or active.left_behind()) is not None:
+    if (before := active.superseded()) is not None:
         lifetime.hand_over(before)
     run = Experiment(_plan(options, home, backends, new_run_id(), owner=True))
     run.began_during = exits.under_way()
-    run.begin()
-    lifetime.activate(run, options)
-    if config:
-        run.log_params(config)
+    try:
+        run.begin()
+        lifetime.activate(run, options)
+        if config:
+            run.log_params(config)
+    except BaseException as error:  # of a signal handler of the user's
+        lifetime.give_up(run, error)
+        raise
     return run
 
 

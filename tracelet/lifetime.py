@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet import exits
 from tracelet.core import active
 from tracelet.core.experiment import Experiment, StopReport
-from tracelet.core.guard import say, swallow
+from tracelet.core.guard import Guard, say, swallow
 from tracelet.core.metrics import RunStatus
 from tracelet.core.processes import grpc_is_lost
 from tracelet.errors import CollectorError
@@ -21,9 +21,10 @@ from tracelet.errors import CollectorError
 if TYPE_CHECKING:
     from tracelet.core.options import Options
 
-__all__ = ["Ending", "activate", "hand_over", "last_ending", "stop", "wait_until_delivered"]
+__all__ = ["Ending", "activate", "give_up", "hand_over", "last_ending", "stop", "wait_until_delivered"]
 
 _SAY_WHAT_IS_MISSING_AFTER: Final = 10.0
+_AT_EXIT: Final = Guard("stopping at exit")  # the exit code is the script's
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +55,24 @@ def activate(run: Experiment, options: Options) -> None:
     _stop_at_exit()
 
 
-def stop(run: Experiment, status: RunStatus, reason: str) -> None:
-    """Stop a run, tell the user what is not durable, and take the patches off when it was the last one."""
+def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -> None:
+    """Stop a run, tell the user what is not durable, and take the patches off when it was the last one.
+
+    Args:
+        run: the run.
+        status: how it ended.
+        reason: why.
+        waited: seconds of its timeout that are over.
+    """
     global _last
-    report = run.stop(status, reason, run.plan.stop_timeout)
+    report = run.stop(status, reason, max(run.plan.stop_timeout - waited, 0.0))
     _remember(run)
     _last = Ending(run, status, report)
     if report.lost:
         say(f"{report.lost} records of run {run.name} are lost: they were in memory, and the disk has no room for them")
     if not report.durable and report.kept_in is not None and run.is_owner:
         say(f"no collector took everything in time: the rest is kept in {report.kept_in}; `tracelet wait` delivers it")
-    with _changing:
-        active.end(run)
-        if not active.running():
-            from tracelet import frameworks
-
-            frameworks.uninstall_all()
-            exits.uninstall()
+    _deactivate(run)
 
 
 def hand_over(run: Experiment) -> None:
@@ -78,6 +80,22 @@ def hand_over(run: Experiment) -> None:
     run.stop(*exits.outcome(run.began_during), deadline=0.0)
     _remember(run)
     active.end(run)
+
+
+def give_up(run: Experiment, error: BaseException) -> None:
+    """A run whose start was interrupted: the user will never have it."""
+    run.stop(*exits.of_exception(error), deadline=0.0)
+    _deactivate(run)
+
+
+def _deactivate(run: Experiment) -> None:
+    with _changing:
+        active.end(run)
+        if not active.running():
+            from tracelet import frameworks
+
+            frameworks.uninstall_all()
+            exits.uninstall()
 
 
 def _remember(run: Experiment) -> None:
@@ -141,18 +159,21 @@ def _stop_at_exit() -> None:
 
 
 def _stop_all(outcome: tuple[RunStatus, str] | None = None) -> None:
-    """At exit. Threads that are not daemons have ended by now."""
-    for run in active.running():
-        try:
-            stop(run, *(outcome or exits.outcome(run.began_during)))
-        except Exception as error:  # the exit code is the script's
-            swallow("stopping at exit", error)
+    """At exit. Threads that are not daemons have ended by now. However many runs there are, they are waited for at once."""
+    ends = [(run, *(outcome or exits.outcome(run.began_during))) for run in active.running()]
+    for run, status, reason in ends:
+        with _AT_EXIT:
+            run.end(status, reason)
+    began = time.monotonic()
+    for run, status, reason in ends:
+        with _AT_EXIT:
+            stop(run, status, reason, waited=time.monotonic() - began)
     try:
         for run in _ended:
             wait_until_delivered(run, None)
     except KeyboardInterrupt:
         say("interrupted: what is not delivered yet is kept, and a collector goes on with it (see `tracelet status`)")
-    except Exception as error:  # likewise
+    except Exception as error:  # the exit code is the script's
         swallow("waiting for delivery", error)
     exits.keep_interrupt()
 

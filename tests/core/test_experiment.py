@@ -285,6 +285,9 @@ class _NoSender:
     def start(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     def finish(self, deadline: float) -> bool:
         return False
 
@@ -508,6 +511,30 @@ def test_the_end_of_a_process(shared: Client, how: str) -> None:
     assert (done.code, done.err) == (0, "")
     assert shared.status(how) == "finished"
     assert shared.points(how, "a") == [(step, float(step)) for step in range(1000)]
+
+
+def test_many_runs_are_waited_for_at_once(home: Path, tmp_path: Path) -> None:
+    """At exit, with no collector: a deadline for all of them, not one for each."""
+    (home / "log").write_text("in the way")
+    done = Client(home, tmp_path).run(
+        """
+import contextvars
+deadlines = []
+from tracelet.transport.sender import Sender
+finish = Sender.finish
+def recorded(self, deadline):
+    deadlines.append(deadline)
+    tell(deadlines)
+    return finish(self, deadline)
+Sender.finish = recorded
+for number in range(5):
+    contextvars.Context().run(tracelet.start_logging, exp_name="one of many").log_metric("a", 1, 1)
+""",
+        TRACELET_STOP_TIMEOUT="0.5",
+    )
+    assert done.code == 0
+    assert done.err.count("kept in") == done.err.count("\n") == 5
+    assert [deadline > 0.4 for deadline in done.told] == [True, False, False, False, False]
 
 
 def test_a_child_that_fails(shared: Client) -> None:

@@ -295,6 +295,47 @@ def test_a_run_that_ends_does_not_take_the_patches_from_one_that_begins(
     tracelet.stop_logging()
 
 
+class Alarm(Exception):
+    """Out of a signal handler of the user's."""
+
+
+def test_a_stop_that_was_interrupted_is_no_obstacle(here: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain threads find the run that follows, and the interrupted one ends as it was told to."""
+
+    def interrupted(*_: object) -> bool:
+        raise Alarm
+
+    first = tracelet.start_logging(exp_name="interrupted stop")
+    first.log_metric("a", 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tracelet.transport.sender.Sender.finish", interrupted)
+        patch.setattr("tracelet.core.guard._is_users", lambda error: True)
+        with pytest.raises(Alarm):
+            tracelet.stop_logging()
+    assert tracelet.get_active_experiment() is None
+    second = tracelet.start_logging(exp_name="after it")
+    assert in_thread(tracelet.get_active_experiment) is second
+    assert active.running() == [second]
+    tracelet.stop_logging()
+    assert here.status("interrupted stop") == "finished"
+    assert here.points("interrupted stop", "a") == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("where", ["tracelet.transport.sender.Sender.start", "tracelet.frameworks.install_all"])
+def test_a_start_that_was_interrupted_leaves_no_run(here: Client, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = sys.exit
+    with monkeypatch.context() as patch:
+        patch.setattr(where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tracelet.start_logging(exp_name=f"interrupted at {where}")
+    assert active.running() == []
+    assert sys.exit is before
+    assert here.status(f"interrupted at {where}") == "killed"
+
+
 def test_cells_of_a_notebook(here: Client) -> None:
     """Each runs in an asyncio task, so in a context of its own that never comes back."""
 

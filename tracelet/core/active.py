@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
 
-__all__ = ["begin", "current", "end", "in_context", "left_behind", "running"]
+__all__ = ["begin", "current", "end", "in_context", "running", "superseded"]
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _running: dict[str, Experiment] = {}
@@ -39,11 +39,15 @@ def in_context() -> Experiment | None:
     return run if run is not None and run.active else None
 
 
-def left_behind() -> Experiment | None:
-    """The process's only run, when the asyncio task that started it is over: its context will never come back.
+def superseded() -> Experiment | None:
+    """The run that one which starts here and now takes the place of.
 
-    A notebook runs each of its cells in a task of its own.
+    That is the context's, also one whose stop was interrupted. Or the process's only run, when the asyncio task that started
+    it is over: its context will never come back. (A notebook runs each of its cells in a task of its own.)
     """
+    run = _context.get()
+    if run is not None and run.id in _running:
+        return run
     run = _only
     if run is None or (of := _tasks.get(run.id)) is None:
         return None
@@ -79,6 +83,7 @@ def end(run: Experiment) -> None:
 def _choose() -> None:
     global _only
     runs = list(_running.values())
+    runs = [run for run in runs if run.active] or runs
     _only = runs[0] if len(runs) == 1 else None
 
 

@@ -218,25 +218,40 @@ class Experiment:
             self._begin()
 
     def stop(self, status: RunStatus, reason: str, deadline: float) -> StopReport:
-        """Record the end (in the process that began the run) and wait until everything is durable.
+        """`end`, then `finish`."""
+        self.end(status, reason)
+        return self.finish(deadline)
+
+    def end(self, status: RunStatus, reason: str) -> None:
+        """Record nothing more but the end (that in the process that began the run), and have all of it sent at once.
 
         Args:
             status: how the run ended.
             reason: why, in words.
+        """
+        self._stopped = True
+        if (recorder := self._recorder) is None:
+            return
+        if self._owner and not self._ended:
+            recorder.end(status, reason)
+            self._ended = True
+        recorder.spool.seal()
+        if self._sender is not None:
+            self._sender.hurry()
+
+    def finish(self, deadline: float) -> StopReport:
+        """After `end`: wait until everything is durable.
+
+        Args:
             deadline: seconds to wait.
 
         Returns:
             How it went. Whatever is not durable in time stays in the spool, and the next collector adopts it.
         """
-        self._stopped = True
         recorder, sender = self._recorder, self._sender
         if recorder is None:
             return StopReport(True)
         spool = recorder.spool
-        if self._owner and not self._ended:
-            recorder.end(status, reason)
-            self._ended = True
-        spool.seal()
         durable = sender.finish(deadline) if sender is not None else False
         lost = spool.close(remove=durable, durable=sender.durable if sender is not None else 0)
         return StopReport(durable, None if durable else spool.directory.path, lost)
@@ -263,19 +278,20 @@ class Experiment:
             return winner
         self._recorder = mine
         if not self._forked:
-            self._sender = self._carrier(mine.spool)
+            self._carry(mine.spool)
         return mine
 
-    def _carrier(self, spool: SpoolWriter) -> Sender | Keeper:
+    def _carry(self, spool: SpoolWriter) -> None:
         plan = self.plan
         carrier: type[Sender] | type[Keeper] = Sender if spool.info.sends else Keeper
-        started = carrier(spool, plan.home, plan.flush_interval, plan.collector_idle)
+        # Known before it starts: an exception out of a signal handler must not leave a thread that nobody can stop.
+        self._sender = carrier(spool, plan.home, plan.flush_interval, plan.collector_idle)
         try:
-            started.start()
+            self._sender.start()
         except RuntimeError as error:  # too many threads, or the interpreter is about to exit
             say(f"{error}: records are kept in {spool.directory.path}, and taken from there when the run is stopped")
-            return Keeper(spool, plan.home, plan.flush_interval, plan.collector_idle)  # needs no thread for that
-        return started
+            # Needs no thread for that.
+            self._sender = Keeper(spool, plan.home, plan.flush_interval, plan.collector_idle)
 
     def _new_spool(self, sends: bool) -> SpoolWriter:
         plan = self.plan

@@ -54,8 +54,13 @@ class Keeper:
         """
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Nothing more will be recorded: close the spool, for a collector to adopt it."""
+        self._finishing.set()
+        self._spool.close(remove=False)
+
     def finish(self, deadline: float) -> bool:
-        """Close the spool, and wait until a collector has adopted it.
+        """Hurry, and wait until a collector has adopted the spool.
 
         Args:
             deadline: seconds to wait.
@@ -64,8 +69,7 @@ class Keeper:
             Everything that was recorded is durable in the collector's log.
         """
         until = time.monotonic() + deadline
-        self._finishing.set()
-        self._spool.close(remove=False)
+        self.hurry()
         path, next_look = self._spool.directory.path, 0.0
         while path.exists():
             now = time.monotonic()

@@ -75,8 +75,13 @@ class Sender:
         """
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Nothing more will be recorded: send the rest without delay, and end."""
+        self._finishing.set()
+        self._wake.set()
+
     def finish(self, deadline: float) -> bool:
-        """Send the rest and end.
+        """Hurry, and wait for the end.
 
         Args:
             deadline: seconds to wait.
@@ -84,8 +89,7 @@ class Sender:
         Returns:
             Everything that was recorded is durable in the collector's log.
         """
-        self._finishing.set()
-        self._wake.set()
+        self.hurry()
         self._done.wait(deadline)
         self._quit.set()
         self._wake.set()
