@@ -69,8 +69,10 @@ def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -
     _remember(run)
     _last = Ending(run, status, report)
     if report.lost:
-        say(f"{report.lost} records of run {run.name} are lost: they were in memory, and the disk has no room for them")
-    if not report.durable and report.kept_in is not None and run.is_owner:
+        say(
+            f"{report.lost} records of run {run.name} are lost: they were in memory, and {report.kept_in} cannot be written"
+        )
+    elif not report.durable and report.kept_in is not None and run.is_owner:
         say(f"no collector took everything in time: the rest is kept in {report.kept_in}; `tracelet wait` delivers it")
     _deactivate(run)
 

@@ -11,11 +11,13 @@ import pickle
 import stat
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tracelet_collector.status import read_offline
 
 import tracelet
 from tests.support.clients import Client, client
@@ -485,6 +487,45 @@ if __name__ == "__main__":
             assert b"t0ken" not in pickle.dumps(run)
         finally:
             stop_all()
+
+
+class TestBelowTheLauncher:
+    """In a process that `tracelet run` did not start itself, and that imports nothing which is intercepted."""
+
+    def tell(self, shared: Client, call: str, **variables: str) -> Any:
+        script = f"""
+from tracelet.settings import TraceletSettings
+run = {call}
+run.log_metric("a", 1, 1)
+again = tracelet.start_logging(exp_name="of its own")
+tell([run.id, run.is_owner, run.name, run.project, run.plan.prefix, run.plan.stop_timeout, again.id == run.id, again.is_owner])
+"""
+        launched = {"TRACELET_RUN_ID": uuid.uuid4().hex, "TRACELET_RUN_OWNER": "1", "TRACELET_RUN_NAME": "script-1200"}
+        done = shared.run(script, **launched, **variables)
+        assert (done.code, done.err) == (0, "")
+        run_id, is_owner, *rest, same, own = done.told
+        assert (run_id, is_owner) == (launched["TRACELET_RUN_ID"], False)
+        assert (same, own) == (False, True)
+        until(lambda: not shared.spools(run_id))
+        (state,) = [run for run in read_offline(shared.home).runs if run.run_id == run_id]
+        assert (state.name, state.durable, state.ended) == (rest[0], 1, 0.0), "its owner ends it"
+        return rest
+
+    def test_it_writes_to_the_launchers_run(self, shared: Client) -> None:
+        assert self.tell(shared, "tracelet.start_logging()")[:2] == ["script-1200", "default"]
+
+    def test_arguments_fill_what_the_command_line_left_open(self, shared: Client) -> None:
+        call = "tracelet.start_logging(exp_name='said', project='said')"
+        assert self.tell(shared, call)[:2] == ["said", "said"]
+        given = {"TRACELET_RUN_NAME_GIVEN": "1", "TRACELET_PROJECT": "given"}
+        assert self.tell(shared, call, **given)[:2] == ["script-1200", "given"]
+
+    def test_settings_do_too(self, shared: Client) -> None:
+        call = (
+            "tracelet.start_logging(settings=TraceletSettings(project='set', writer_prefix='always', stop_timeout=9))"
+        )
+        assert self.tell(shared, call) == ["script-1200", "set", "always", 9.0]
+        assert self.tell(shared, call.replace("project='set'", "run_name='set'"))[0] == "set"
 
 
 class TestDisabled:

@@ -108,7 +108,7 @@ def test_where_none_can_start_it_says_why(tmp_path: Path) -> None:
     with pytest.raises(CollectorError, match=r"cannot start a collector .*: .*collector\.err"):
         local.ensure(tmp_path, 5.0)
     with pytest.raises(CollectorError, match="cannot start a collector"):
-        local.ensure(tmp_path / "nowhere", 5.0)
+        local.ensure(tmp_path / "collector.err" / "x" / ("y" * 300), 5.0)
 
 
 def test_one_that_ends_at_once_is_given_up_in_time(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import threading
 import time
@@ -238,6 +240,34 @@ def test_a_collector_that_comes_late(home: Path, tmp_path: Path) -> None:
     go.touch()
     assert (script.finish().code, script.err) == (0, "")
     assert late.status("late") == "finished"
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_home_that_is_deleted_under_a_running_script(home: Path, tmp_path: Path, comes_back: bool) -> None:
+    """What is in the mapping still goes to a new collector; where none can be, what is lost is counted."""
+    go, gone = tmp_path / "go", Client(home, tmp_path)
+    script = gone.start(
+        f"NAME, GO = 'deleted', {str(go)!r}" + LOGGING, TRACELET_STOP_TIMEOUT="20" if comes_back else "0.5"
+    )
+    script.until_told()
+    until(lambda: gone.points("deleted", "a") == ALL, 30)
+    pid = until(lambda: collector_pid(home))
+    if comes_back:
+        shutil.rmtree(home)
+    else:
+        home.rename(tmp_path / "away")
+        home.write_text("in the way")
+    assert wait_gone(pid, 15)
+    go.touch()
+    done = script.finish()
+    assert done.code == 0
+    if comes_back:
+        assert done.err == ""
+        assert gone.status("deleted") == "finished"
+        assert gone.points("deleted", "a") == ALL
+    else:
+        assert re.search(r"\d+ records of run deleted are lost", done.err)
+        home.unlink()
 
 
 OTHER_WIRE = (

@@ -39,7 +39,7 @@ def swallow(what: str, error: BaseException) -> None:
         raise error
     if os.environ.get("TRACELET_DEBUG") == "1":
         say("".join(traceback.format_exception(error)), key=f"{what} {error!r}")
-    say(f"{what} failed ({type(error).__name__}: {error}); your script goes on, this is recorded no further", key=what)
+    say(f"{what} failed ({type(error).__name__}: {error}); your script goes on without it", key=what)
 
 
 class Guard:

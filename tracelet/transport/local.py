@@ -115,6 +115,7 @@ def _accepts(address: str) -> bool:
 def _only_starter(home: Path, until: float) -> Iterator[None]:
     """One process at a time starts a collector; the others wait, and find it."""
     try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have deleted it under a running script
         lock = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise CollectorError(f"cannot start a collector for {home}: {error}") from error

@@ -181,7 +181,7 @@ class SpoolWriter:
             )
         elif self._segments.at_risk:
             say(
-                f"the disk of {self.directory.path} is full: records are kept in memory, up to a bound, until they are sent",
+                f"{self.directory.path} cannot be written: records are kept in memory, up to a bound, until they are sent",
                 key="spool in memory",
             )
         return segment
@@ -328,7 +328,8 @@ class SpoolWriter:
             durable: the first position that is not durable elsewhere.
 
         Returns:
-            Records that are lost: they were in memory alone, and the disk still has no room for them.
+            Records that are lost: they were in memory alone, and the disk still has no room for them; or somebody has
+            deleted the folder.
         """
         mine = object()
         if self._closed.setdefault("by", mine) is not mine:
@@ -340,6 +341,8 @@ class SpoolWriter:
             self._segments.release(self.claimed // SLOTS_PER_SEGMENT + 2)
             with suppress(OSError):  # then a collector finds it, and that it has it all
                 self.directory.remove()
+        elif not self.directory.path.exists():
+            lost = self.claimed - durable
         else:
             for number, segment in self._segments.rescue().items():
                 first = max(durable - number * SLOTS_PER_SEGMENT, 0)
