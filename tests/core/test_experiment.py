@@ -534,7 +534,8 @@ for number in range(5):
     )
     assert done.code == 0
     assert done.err.count("kept in") == done.err.count("\n") == 5
-    assert [deadline > 0.4 for deadline in done.told] == [True, False, False, False, False]
+    assert len(done.told) == 5
+    assert sum(done.told) <= 0.5
 
 
 def test_a_child_that_fails(shared: Client) -> None:
