@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet import exits, lifetime
 from tracelet.core import active, targets
 from tracelet.core.experiment import Experiment
-from tracelet.core.guard import swallow
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options, PyTorchOptions
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.errors import ConfigurationError
+from tracelet.guard import swallow
 from tracelet.lifetime import Ending, last_ending
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet import exits
 from tracelet.core import active
 from tracelet.core.experiment import Experiment, StopReport
-from tracelet.core.guard import Guard, say, swallow
 from tracelet.core.metrics import RunStatus
 from tracelet.core.processes import grpc_is_lost
 from tracelet.errors import CollectorError
+from tracelet.guard import Guard, say, swallow
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options

@@ -311,7 +311,7 @@ def test_a_stop_that_was_interrupted_is_no_obstacle(here: Client, monkeypatch: p
     first.log_metric("a", 1, 1)
     with monkeypatch.context() as patch:
         patch.setattr("tracelet.transport.sender.Sender.finish", interrupted)
-        patch.setattr("tracelet.core.guard._is_users", lambda error: True)
+        patch.setattr("tracelet.guard._is_users", lambda error: True)
         with pytest.raises(Alarm):
             tracelet.stop_logging()
     assert tracelet.get_active_experiment() is None

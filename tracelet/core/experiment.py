@@ -15,7 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
-from tracelet.core.guard import Guard, say
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.metrics import MetricType, RunStatus
@@ -23,6 +22,7 @@ from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.recorder import Recorder
 from tracelet.core.values import as_float, as_meta, as_step
+from tracelet.guard import Guard, say
 from tracelet.spoolfile import SpoolInfo
 from tracelet.transport.keeper import Keeper
 from tracelet.transport.sender import Sender

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from tracelet.core.guard import say
 from tracelet.errors import HomeError
+from tracelet.guard import say
 
 __all__ = ["default_home", "usable_home"]
 

@@ -20,8 +20,8 @@ import re
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-from tracelet.core.guard import say
 from tracelet.core.labelstore import Decisions, LabelStore
+from tracelet.guard import say
 
 __all__ = ["LabelStore", "LabelTable", "WriterPrefix", "label_of", "normalise"]
 

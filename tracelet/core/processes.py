@@ -12,7 +12,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from tracelet.core.guard import Guard
+from tracelet.guard import Guard
 from tracelet.transport.background import EXITING
 
 if TYPE_CHECKING:

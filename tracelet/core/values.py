@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from tracelet.core.guard import say
 from tracelet.core.metrics import MetaValue
+from tracelet.guard import say
 
 __all__ = ["as_float", "as_meta", "as_step"]
 

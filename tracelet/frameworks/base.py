@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tracelet.core.guard import say, swallow
 from tracelet.errors import ConfigurationError
+from tracelet.guard import say, swallow
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

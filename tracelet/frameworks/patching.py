@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from tracelet.core.guard import say, swallow
+from tracelet.guard import say, swallow
 
 __all__ = ["MethodPatch", "Switch", "Wrapper", "after"]
 

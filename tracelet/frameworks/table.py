@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Final
 
-from tracelet.core.guard import swallow
+from tracelet.guard import swallow
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

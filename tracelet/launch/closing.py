@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tracelet.core import active
 from tracelet.core.experiment import BackendTarget, Experiment
-from tracelet.core.guard import guard, say
 from tracelet.errors import CollectorError
+from tracelet.guard import guard, say
 from tracelet.transport import local
 
 __all__ = ["begin_if_others_recorded", "install", "lines"]

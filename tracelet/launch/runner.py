@@ -148,7 +148,7 @@ class _Told:
         sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "tracelet_launch", False)]
         try:
             from tracelet import interface
-            from tracelet.core.guard import guard
+            from tracelet.guard import guard
             from tracelet.launch import closing
         except Exception as error:
             sys.stderr.write(f"tracelet: cannot be imported ({type(error).__name__}: {error}); nothing is recorded\n")
@@ -162,7 +162,7 @@ class _Told:
         if "tracelet.launch.closing" not in sys.modules:
             return
         from tracelet import exits
-        from tracelet.core.guard import guard
+        from tracelet.guard import guard
         from tracelet.launch import closing
 
         with guard("noting the script's end"):

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from tracelet.core.guard import guard, say
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.errors import ConfigurationError
 from tracelet.frameworks.table import FRAMEWORKS
+from tracelet.guard import guard, say
 from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command, Kind, understand
 from tracelet.launch.environment import leave

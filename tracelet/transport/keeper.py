@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tracelet.core.guard import say
 from tracelet.errors import CollectorError
+from tracelet.guard import say
 from tracelet.transport import local
 from tracelet.transport.spool import SpoolWriter
 

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracelet.core.guard import say
 from tracelet.errors import CollectorError
+from tracelet.guard import say
 from tracelet.spoolfile import SpoolLost
 from tracelet.transport import local
 from tracelet.transport.background import importing

@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet.core.guard import say
+from tracelet.guard import say
 from tracelet.spoolfile.directory import SpoolDirectory, SpoolInfo
 from tracelet.spoolfile.slots import (
     HEADER_SIZE,
