@@ -36,8 +36,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.errors",
         "tracelet.version",
     ),
-    "tracelet.core": ("tracelet.spoolfile", "tracelet.transport", "tracelet.errors", "tracelet.version"),
-    "tracelet.frameworks": ("tracelet.core", "tracelet.errors"),
+    "tracelet.core": (
+        "tracelet.guard",
+        "tracelet.spoolfile",
+        "tracelet.transport",
+        "tracelet.errors",
+        "tracelet.version",
+    ),
+    "tracelet.frameworks": ("tracelet.core", "tracelet.guard", "tracelet.errors"),
     "tracelet_collector": (
         "tracelet.spoolfile",
         "tracelet.proto",

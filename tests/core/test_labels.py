@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelet.core import guard, labelstore
+from tracelet import guard
+from tracelet.core import labelstore
 from tracelet.core.labels import LabelStore, LabelTable, WriterPrefix, label_of, normalise
 from tracelet.core.labelstore import Decisions
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any
 
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
-from tracelet.core.metrics import MetricType, RunStatus
+from tracelet.core.logbook import Logbook
+from tracelet.core.metrics import RunStatus
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.recorder import Recorder
-from tracelet.core.values import as_float, as_meta, as_step
 from tracelet.guard import Guard, say
 from tracelet.spoolfile import SpoolInfo
 from tracelet.transport.keeper import Keeper
@@ -31,9 +31,6 @@ from tracelet.transport.spool import SpoolWriter
 __all__ = ["BackendTarget", "Experiment", "RunPlan", "StopReport", "new_run_id"]
 
 _BEGINNING = Guard("beginning the run")
-_RECORDING = Guard("recording a metric")
-_PARAMETERS = Guard("recording parameters")
-_TAGS = Guard("recording tags")
 _SEEN = Guard("recording a writer")
 
 
@@ -52,7 +49,7 @@ class StopReport:
     lost: int = 0
 
 
-class Experiment:
+class Experiment(Logbook):
     """A run that records.
 
     Made by `tracelet.start_logging`. All `log_*` methods return at once, never raise for want of room, a collector or a
@@ -103,65 +100,6 @@ class Experiment:
     def is_owner(self) -> bool:
         """This process began the run, and ends it."""
         return self._owner
-
-    # -- what users call
-
-    def log_metric(self, name: str, value: SupportsFloat, iteration: SupportsIndex | None = None) -> None:
-        """Record a point.
-
-        Args:
-            name: the metric's name.
-            value: a number: int, float, numpy scalar, or a tensor or array of one element.
-            iteration: the step; 0 is step 0. Without one, points are counted per name, and flagged.
-        """
-        if self._stopped or not self._enabled:
-            self._tell_not_recorded()
-            return
-        with _RECORDING:
-            step = None if iteration is None else as_step(iteration)
-            (self._recorder or self._begin()).scalar("", str(name), as_float(value), step, None)
-
-    def log_enhanced(
-        self,
-        name: str,
-        value: SupportsFloat,
-        metric_type: MetricType | str,
-        iteration: SupportsIndex | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Record a point with its type and metadata.
-
-        Args:
-            name: the metric's name.
-            value: a number.
-            metric_type: a `MetricType`, its string, or a word of your own.
-            iteration: the step.
-            metadata: what belongs to the point: numbers, strings, booleans; anything else as its `str`.
-        """
-        if self._stopped or not self._enabled:
-            self._tell_not_recorded()
-            return
-        with _RECORDING:
-            step = None if iteration is None else as_step(iteration)
-            kind, meta = MetricType.word(metric_type), as_meta(metadata or {})
-            (self._recorder or self._begin()).enhanced(str(name), as_float(value), kind, step, time.time(), meta)
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record parameters: constants of the run. One that changes later is kept as a tag where a tracker refuses it."""
-        if self._stopped or not self._enabled:
-            self._tell_not_recorded()
-            return
-        with _PARAMETERS:
-            (self._recorder or self._begin()).params(as_meta(params))
-
-    def set_tags(self, tags: Mapping[str, Any] | Iterable[str]) -> None:
-        """Set tags: a mapping, or words (which get the value "true")."""
-        if self._stopped or not self._enabled:
-            self._tell_not_recorded()
-            return
-        with _TAGS:
-            pairs = tags.items() if isinstance(tags, Mapping) else ((tag, "true") for tag in tags)
-            (self._recorder or self._begin()).tags({str(key): str(value) for key, value in pairs})
 
     def _tell_not_recorded(self) -> None:
         if self._stray:
@@ -295,16 +233,7 @@ class Experiment:
 
     def _new_spool(self, sends: bool) -> SpoolWriter:
         plan = self.plan
-        run = {
-            "run_id": plan.run_id,
-            "name": self.name,
-            "project": self.project,
-            "created": plan.created,
-            "backends": [
-                {"kind": b.kind, "target": b.target, "interpreter": b.interpreter, "credentials": b.credentials}
-                for b in plan.backends
-            ],
-        }
+        run = plan.run_spec()
         writer = {"writer_id": self._writer_id, "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
         # By the clock, but never the same twice: it may stand still (a test's) or jump back.
         for epoch in count(max(time.time_ns(), 1)):

@@ -13,11 +13,17 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 __all__ = [
+    "INLINE_BYTES",
+    "POINTS",
+    "Artifact",
+    "BlobRef",
     "Gap",
+    "Media",
     "MetaValue",
     "Metric",
     "MetricType",
     "Params",
+    "Point",
     "Record",
     "RunEnd",
     "RunStatus",
@@ -29,6 +35,7 @@ __all__ = [
 MetaValue: TypeAlias = "str | float | int | bool"
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+INLINE_BYTES = 16 * 1024  # content up to this size travels in its record; what is larger is a blob
 
 
 class MetricType(str, enum.Enum):
@@ -52,6 +59,7 @@ class MetricType(str, enum.Enum):
     EMBEDDING = "embedding"
     PR_CURVE = "pr_curve"
     GRAPH = "graph"
+    LAYOUT = "layout"
     HPARAMS = "hparams"
 
     def __str__(self) -> str:
@@ -140,6 +148,77 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Content that is kept outside the records, once, under its hash.
+
+    Attributes:
+        sha256: 64 hex digits.
+        size: bytes.
+        media_type: what it is: `image/png`, ….
+    """
+
+    sha256: str
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Something at a step that is not a number: an image, a histogram, a text, ….
+
+    The content is in the form that TensorBoard made of it, by kind:
+
+        image, figure   PNG                       histogram   JSON of min, max, num, sum, sum_squares, bucket_limit, bucket
+        text            UTF-8, Markdown           pr_curve    JSON of thresholds, tp, fp, tn, fn, precision, recall
+        audio           WAV                       mesh        npz of vertices (B, N, 3), colors, faces
+        video           GIF                       embedding   zip of tensors.tsv, metadata.tsv, sprite.png
+        graph           GraphDef as text          layout      JSON of TensorBoard's custom scalars layout
+
+    Attributes:
+        name: The metric's name in the run: the user's tag, behind the writer's label where there is one.
+        kind: A `MetricType` value.
+        content: The bytes (at most `INLINE_BYTES`), or where they are.
+        media_type: What the content is: `image/png`, ….
+        step: The user's step, never rewritten; any integer.
+        wall_time: Seconds since the epoch.
+        metadata: What belongs to it: `width`, `height`, `sample_rate`, ….
+        tag: The user's tag, verbatim.
+        log_dir: The SummaryWriter's directory, or empty.
+        step_implied: The call named no step; it was counted per name.
+    """
+
+    name: str
+    kind: str
+    content: bytes | BlobRef
+    media_type: str
+    step: int
+    wall_time: float
+    metadata: Mapping[str, MetaValue] = field(default_factory=dict)
+    tag: str = ""
+    log_dir: str = ""
+    step_implied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of the run.
+
+    Attributes:
+        path: Where it is in the run: relative, with `/`, without `..`. Another one with the same path takes its place.
+        content: The bytes (at most `INLINE_BYTES`), or where they are.
+        media_type: What the content is; empty when nobody knows.
+        wall_time: Seconds since the epoch.
+        metadata: What belongs to it.
+    """
+
+    path: str
+    content: bytes | BlobRef
+    media_type: str
+    wall_time: float
+    metadata: Mapping[str, MetaValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Params:
     """Parameters of the run: constants that were chosen before it."""
 
@@ -182,4 +261,10 @@ class Gap:
     until: float
 
 
-Record: TypeAlias = "Metric | Params | Tags | WriterSeen | RunEnd | Gap"
+Record: TypeAlias = "Metric | Media | Artifact | Params | Tags | WriterSeen | RunEnd | Gap"
+Point: TypeAlias = "Metric | Media | Artifact"
+POINTS = (
+    Metric,
+    Media,
+    Artifact,
+)  # what the accounting counts: durable = delivered + collapsed + rerouted + dead + lag

@@ -4,6 +4,7 @@
         spool.json      SpoolInfo; there before the first segment
         lock            locked (fcntl) by the writer for as long as its process lives
         00000000-<random>.seg, 00000001-<random>.seg, …
+        blobs/<sha256>  content of records that is too large for them; whole before the record is written
 
 A record lock of fcntl says whether the writer lives: it ends with its process, is not inherited by a fork, and does not
 depend on process ids. A process can lock its own file again, and closing any descriptor of the file drops the lock: so a
@@ -15,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,13 +139,21 @@ class SpoolDirectory:
         """Where segment `number` of a writer lies; `suffix` keeps two threads that make the same one apart."""
         return self.path / f"{number:08d}-{suffix}.seg"
 
+    @property
+    def blobs(self) -> Path:
+        """The folder of the blobs; made with the first of them."""
+        return self.path / "blobs"
+
     def remove(self) -> None:
         """Delete the spool and, when it was the last of its run, the run's folder.
 
         `spool.json` goes last: should this be cut short, whoever finds the rest still knows whose it is.
         """
         for path in sorted(self.path.iterdir(), key=lambda path: path.name == "spool.json"):
-            path.unlink(missing_ok=True)
+            if path == self.blobs:
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         self.path.rmdir()
         try:
             self.path.parent.rmdir()

@@ -75,6 +75,8 @@ class BlobKind(enum.IntEnum):
     WRITER_SEEN = 5
     RUN_END = 6
     GAP = 7
+    MEDIA = 8  # content inline is base64 in "inline"; else "blob" names a file of the spool's blobs folder
+    ARTIFACT = 9  # likewise
 
 
 class SpoolPoint(NamedTuple):

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from tracelet.core.metrics import Record
+from tracelet.core.metrics import BlobRef, Record
+from tracelet_collector.blobs import blob_path
 
 __all__ = ["Dead", "ExportError", "Exporter", "Item", "Memory", "Outcome", "Paused", "Retryable", "Run"]
 
@@ -46,6 +48,9 @@ class Run:
     Attributes:
         target: the tracker's absolute URI.
         created: wall time of the run's start.
+        parent: run id of the run that it belongs to, or empty.
+        group, notes, tags: what was given at the start.
+        blobs: folder of the content-addressed store.
     """
 
     run_id: str
@@ -53,6 +58,15 @@ class Run:
     project: str
     target: str
     created: float
+    parent: str = ""
+    group: str = ""
+    notes: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    blobs: str = ""
+
+    def blob(self, ref: BlobRef) -> Path:
+        """The file that holds a record's content."""
+        return blob_path(Path(self.blobs), ref.sha256)
 
 
 @dataclass(frozen=True, slots=True)

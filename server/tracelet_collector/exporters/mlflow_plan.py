@@ -137,7 +137,7 @@ class Plan:
             elif isinstance(record, Gap):
                 plan.state["dropped"] = plan.state.get("dropped", 0) + record.dropped
                 plan.tags["tracelet.dropped_points"] = str(plan.state["dropped"])
-            else:
+            elif isinstance(record, RunEnd):
                 plan.end = record
                 if record.reason or plan.state.get("reason"):  # an earlier end may have left one
                     plan.state["reason"] = bool(record.reason)

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from tracelet.core.metrics import (
     INT64_MAX,
     INT64_MIN,
+    Artifact,
+    BlobRef,
     Gap,
+    Media,
     MetaValue,
     Metric,
     Params,
@@ -85,12 +88,39 @@ def _metric(name: pb.TagDef, step: int, value: float, wall_time: float, metadata
     )
 
 
+def _media(media: pb.Media, name: pb.TagDef) -> Media:
+    return Media(
+        name=name.name,
+        kind=name.type,
+        content=_content(media),
+        media_type=media.media_type,
+        step=int(media.big_step) if media.big_step else media.step,
+        wall_time=media.wall_time,
+        metadata=_values(media.metadata),
+        tag=name.tag,
+        log_dir=name.log_dir,
+        step_implied=name.step_implied,
+    )
+
+
+def _content(holder: pb.Media | pb.Artifact) -> bytes | BlobRef:
+    if holder.WhichOneof("content") == "blob":
+        return BlobRef(holder.blob.sha256.hex(), holder.blob.size, holder.media_type)
+    return holder.inline
+
+
 def _record(event: pb.Event, names: Mapping[int, pb.TagDef]) -> Record | None:
     match event.WhichOneof("kind"):
         case "point":
             point = event.point
             step = int(point.big_step) if point.big_step else point.step
             return _metric(names[point.tag], step, point.value, point.wall_time, _values(point.metadata))
+        case "media":
+            return _media(event.media, names[event.media.tag])
+        case "artifact":
+            artifact = event.artifact
+            content, values = _content(artifact), _values(artifact.metadata)
+            return Artifact(artifact.path, content, artifact.media_type, artifact.wall_time, values)
         case "params":
             return Params(_values(event.params.values), event.params.wall_time)
         case "tags":

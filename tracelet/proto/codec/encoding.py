@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, MetaValue, RunStatus
+from tracelet.proto.codec.checks import is_artifact_path, validate_content
 from tracelet.proto.codec.statuses import status_to_wire
 from tracelet.proto.codec.steps import wrapped
 from tracelet.proto.v1 import records_pb2 as pb
@@ -110,6 +112,35 @@ def _params_event(said: dict[str, Any]) -> pb.Event:
     return pb.Event(params=params)
 
 
+def _media_event(said: dict[str, Any]) -> pb.Event:
+    media = pb.Media(tag=said["tag"], wall_time=said["wall_time"], media_type=said["media_type"])
+    step = int(said["step"])
+    if INT64_MIN <= step <= INT64_MAX:
+        media.step = step
+    else:
+        media.big_step = str(step)
+    _fill_content(media, said)
+    _fill_values(media.metadata, said.get("metadata", {}))
+    return pb.Event(media=media)
+
+
+def _artifact_event(said: dict[str, Any]) -> pb.Event:
+    if not is_artifact_path(said["path"]):
+        raise ValueError("no path of an artifact")
+    artifact = pb.Artifact(path=said["path"], wall_time=said["wall_time"], media_type=said["media_type"])
+    _fill_content(artifact, said)
+    _fill_values(artifact.metadata, said.get("metadata", {}))
+    return pb.Event(artifact=artifact)
+
+
+def _fill_content(into: pb.Media | pb.Artifact, said: dict[str, Any]) -> None:
+    if "inline" in said:
+        into.inline = b64decode(said["inline"], validate=True)
+    else:
+        into.blob.sha256, into.blob.size = bytes.fromhex(said["blob"]), said["size"]
+    validate_content(into)
+
+
 def _run_end_event(said: dict[str, Any]) -> pb.Event:
     status = status_to_wire(RunStatus(said["status"]))
     return pb.Event(run_end=pb.RunEnd(status=status, reason=said["reason"], wall_time=said["wall_time"]))
@@ -123,6 +154,8 @@ _EVENTS: Final[Mapping[BlobKind, Callable[[dict[str, Any]], pb.Event]]] = {
     BlobKind.WRITER_SEEN: lambda said: pb.Event(writer_seen=pb.WriterSeen(**said)),
     BlobKind.RUN_END: _run_end_event,
     BlobKind.GAP: lambda said: pb.Event(gap=pb.Gap(**said)),
+    BlobKind.MEDIA: _media_event,
+    BlobKind.ARTIFACT: _artifact_event,
 }
 
 

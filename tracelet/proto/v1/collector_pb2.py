@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from tracelet.proto.v1 import records_pb2 as tracelet_dot_proto_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tracelet/proto/v1/collector.proto\x12\x11tracelet.proto.v1\x1a\x1ftracelet/proto/v1/records.proto\"+\n\x0bWireVersion\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\"l\n\x0b\x43lientFrame\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.tracelet.proto.v1.HelloH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.tracelet.proto.v1.BatchH\x00\x42\x07\n\x05\x66rame\"\xa5\x01\n\x05Hello\x12,\n\x04wire\x18\x01 \x01(\x0b\x32\x1e.tracelet.proto.v1.WireVersion\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\'\n\x03run\x18\x03 \x01(\x0b\x32\x1a.tracelet.proto.v1.RunSpec\x12-\n\x06writer\x18\x04 \x01(\x0b\x32\x1d.tracelet.proto.v1.WriterSpec\"U\n\x0b\x42\x61\x63kendSpec\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x13\n\x0binterpreter\x18\x03 \x01(\t\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\"{\n\x07RunSpec\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x01\x12\x30\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32\x1e.tracelet.proto.v1.BackendSpec\"X\n\nWriterSpec\x12\x11\n\twriter_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05owner\x18\x03 \x01(\x08\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\"\x9b\x01\n\x0bServerFrame\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.tracelet.proto.v1.WelcomeH\x00\x12%\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x16.tracelet.proto.v1.AckH\x00\x12-\n\x07goodbye\x18\x03 \x01(\x0b\x32\x1a.tracelet.proto.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xa8\x01\n\x07Welcome\x12,\n\x04wire\x18\x01 \x01(\x0b\x32\x1e.tracelet.proto.v1.WireVersion\x12\x19\n\x11\x63ollector_version\x18\x02 \x01(\t\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x19\n\x11max_batch_records\x18\x05 \x01(\r\x12\x17\n\x0fmax_batch_bytes\x18\x06 \x01(\r\"\'\n\x03\x41\x63k\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\"\xeb\x01\n\x07Goodbye\x12-\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1f.tracelet.proto.v1.Goodbye.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\"\x8d\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43ODE_VERSION\x10\x01\x12\x12\n\x0e\x43ODE_MALFORMED\x10\x02\x12\x15\n\x11\x43ODE_OUT_OF_ORDER\x10\x03\x12\x11\n\rCODE_DRAINING\x10\x04\x12\r\n\tCODE_BUSY\x10\x05\x12\x10\n\x0c\x43ODE_STORAGE\x10\x06\"\x1f\n\rStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x96\x01\n\x0bStatusReply\x12\x33\n\tcollector\x18\x01 \x01(\x0b\x32 .tracelet.proto.v1.CollectorInfo\x12)\n\x04runs\x18\x02 \x03(\x0b\x32\x1b.tracelet.proto.v1.RunState\x12\x16\n\x0epending_spools\x18\x03 \x01(\r\x12\x0f\n\x07streams\x18\x04 \x01(\r\"L\n\rCollectorInfo\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04home\x18\x04 \x01(\t\"\xd6\x02\n\x08RunState\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.tracelet.proto.v1.RunStatus\x12\x37\n\x06labels\x18\x05 \x03(\x0b\x32\'.tracelet.proto.v1.RunState.LabelsEntry\x12\x10\n\x08received\x18\x06 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x07 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x08 \x01(\x04\x12\x31\n\x08\x62\x61\x63kends\x18\t \x03(\x0b\x32\x1f.tracelet.proto.v1.BackendState\x12\x0f\n\x07\x63reated\x18\n \x01(\x01\x12\r\n\x05\x65nded\x18\x0b \x01(\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe3\x01\n\x0c\x42\x61\x63kendState\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tdelivered\x18\x04 \x01(\x04\x12\x11\n\tcollapsed\x18\x05 \x01(\x04\x12\x10\n\x08rerouted\x18\x06 \x01(\x04\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x04\x12\x12\n\nlag_points\x18\x08 \x01(\x04\x12\x13\n\x0blag_seconds\x18\t \x01(\x01\x12\x12\n\nlast_error\x18\n \x01(\t\x12\x12\n\nworker_pid\x18\x0b \x01(\r\x12\x0f\n\x07settled\x18\x0c \x01(\x08\"$\n\x0bStopRequest\x12\x15\n\rdrain_seconds\x18\x01 \x01(\x01\"\x1f\n\tStopReply\x12\x12\n\nlag_points\x18\x01 \x01(\x04\x32\xec\x01\n\tCollector\x12M\n\x07Publish\x12\x1e.tracelet.proto.v1.ClientFrame\x1a\x1e.tracelet.proto.v1.ServerFrame(\x01\x30\x01\x12J\n\x06Status\x12 .tracelet.proto.v1.StatusRequest\x1a\x1e.tracelet.proto.v1.StatusReply\x12\x44\n\x04Stop\x12\x1e.tracelet.proto.v1.StopRequest\x1a\x1c.tracelet.proto.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tracelet/proto/v1/collector.proto\x12\x11tracelet.proto.v1\x1a\x1ftracelet/proto/v1/records.proto\"+\n\x0bWireVersion\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\"l\n\x0b\x43lientFrame\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.tracelet.proto.v1.HelloH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.tracelet.proto.v1.BatchH\x00\x42\x07\n\x05\x66rame\"\xa5\x01\n\x05Hello\x12,\n\x04wire\x18\x01 \x01(\x0b\x32\x1e.tracelet.proto.v1.WireVersion\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\'\n\x03run\x18\x03 \x01(\x0b\x32\x1a.tracelet.proto.v1.RunSpec\x12-\n\x06writer\x18\x04 \x01(\x0b\x32\x1d.tracelet.proto.v1.WriterSpec\"U\n\x0b\x42\x61\x63kendSpec\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x13\n\x0binterpreter\x18\x03 \x01(\t\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\"\x8a\x02\n\x07RunSpec\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x01\x12\x30\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32\x1e.tracelet.proto.v1.BackendSpec\x12\x0e\n\x06parent\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\x12\r\n\x05notes\x18\x08 \x01(\t\x12\x32\n\x04tags\x18\t \x03(\x0b\x32$.tracelet.proto.v1.RunSpec.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\nWriterSpec\x12\x11\n\twriter_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05owner\x18\x03 \x01(\x08\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\"\x9b\x01\n\x0bServerFrame\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.tracelet.proto.v1.WelcomeH\x00\x12%\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x16.tracelet.proto.v1.AckH\x00\x12-\n\x07goodbye\x18\x03 \x01(\x0b\x32\x1a.tracelet.proto.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xa8\x01\n\x07Welcome\x12,\n\x04wire\x18\x01 \x01(\x0b\x32\x1e.tracelet.proto.v1.WireVersion\x12\x19\n\x11\x63ollector_version\x18\x02 \x01(\t\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x19\n\x11max_batch_records\x18\x05 \x01(\r\x12\x17\n\x0fmax_batch_bytes\x18\x06 \x01(\r\"\'\n\x03\x41\x63k\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\"\x82\x02\n\x07Goodbye\x12-\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1f.tracelet.proto.v1.Goodbye.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\"\xa4\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43ODE_VERSION\x10\x01\x12\x12\n\x0e\x43ODE_MALFORMED\x10\x02\x12\x15\n\x11\x43ODE_OUT_OF_ORDER\x10\x03\x12\x11\n\rCODE_DRAINING\x10\x04\x12\r\n\tCODE_BUSY\x10\x05\x12\x10\n\x0c\x43ODE_STORAGE\x10\x06\x12\x15\n\x11\x43ODE_MISSING_BLOB\x10\x07\"\x92\x01\n\x0bUploadFrame\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.tracelet.proto.v1.UploadFrame.OpenH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x1a\x34\n\x04Open\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06run_id\x18\x03 \x01(\tB\x07\n\x05\x66rame\"+\n\x0bUploadReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"\x1f\n\rStatusRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x96\x01\n\x0bStatusReply\x12\x33\n\tcollector\x18\x01 \x01(\x0b\x32 .tracelet.proto.v1.CollectorInfo\x12)\n\x04runs\x18\x02 \x03(\x0b\x32\x1b.tracelet.proto.v1.RunState\x12\x16\n\x0epending_spools\x18\x03 \x01(\r\x12\x0f\n\x07streams\x18\x04 \x01(\r\"L\n\rCollectorInfo\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04home\x18\x04 \x01(\t\"\xd6\x02\n\x08RunState\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.tracelet.proto.v1.RunStatus\x12\x37\n\x06labels\x18\x05 \x03(\x0b\x32\'.tracelet.proto.v1.RunState.LabelsEntry\x12\x10\n\x08received\x18\x06 \x01(\x04\x12\x0f\n\x07\x64urable\x18\x07 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x08 \x01(\x04\x12\x31\n\x08\x62\x61\x63kends\x18\t \x03(\x0b\x32\x1f.tracelet.proto.v1.BackendState\x12\x0f\n\x07\x63reated\x18\n \x01(\x01\x12\r\n\x05\x65nded\x18\x0b \x01(\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe3\x01\n\x0c\x42\x61\x63kendState\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tdelivered\x18\x04 \x01(\x04\x12\x11\n\tcollapsed\x18\x05 \x01(\x04\x12\x10\n\x08rerouted\x18\x06 \x01(\x04\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x04\x12\x12\n\nlag_points\x18\x08 \x01(\x04\x12\x13\n\x0blag_seconds\x18\t \x01(\x01\x12\x12\n\nlast_error\x18\n \x01(\t\x12\x12\n\nworker_pid\x18\x0b \x01(\r\x12\x0f\n\x07settled\x18\x0c \x01(\x08\"$\n\x0bStopRequest\x12\x15\n\rdrain_seconds\x18\x01 \x01(\x01\"\x1f\n\tStopReply\x12\x12\n\nlag_points\x18\x01 \x01(\x04\x32\xba\x02\n\tCollector\x12M\n\x07Publish\x12\x1e.tracelet.proto.v1.ClientFrame\x1a\x1e.tracelet.proto.v1.ServerFrame(\x01\x30\x01\x12L\n\x06Upload\x12\x1e.tracelet.proto.v1.UploadFrame\x1a\x1e.tracelet.proto.v1.UploadReply(\x01\x30\x01\x12J\n\x06Status\x12 .tracelet.proto.v1.StatusRequest\x1a\x1e.tracelet.proto.v1.StatusReply\x12\x44\n\x04Stop\x12\x1e.tracelet.proto.v1.StopRequest\x1a\x1c.tracelet.proto.v1.StopReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tracelet.proto.v1.collector_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RUNSPEC_TAGSENTRY']._loaded_options = None
+  _globals['_RUNSPEC_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_RUNSTATE_LABELSENTRY']._loaded_options = None
   _globals['_RUNSTATE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_WIREVERSION']._serialized_start=89
@@ -42,36 +44,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_end=410
   _globals['_BACKENDSPEC']._serialized_start=412
   _globals['_BACKENDSPEC']._serialized_end=497
-  _globals['_RUNSPEC']._serialized_start=499
-  _globals['_RUNSPEC']._serialized_end=622
-  _globals['_WRITERSPEC']._serialized_start=624
-  _globals['_WRITERSPEC']._serialized_end=712
-  _globals['_SERVERFRAME']._serialized_start=715
-  _globals['_SERVERFRAME']._serialized_end=870
-  _globals['_WELCOME']._serialized_start=873
-  _globals['_WELCOME']._serialized_end=1041
-  _globals['_ACK']._serialized_start=1043
-  _globals['_ACK']._serialized_end=1082
-  _globals['_GOODBYE']._serialized_start=1085
-  _globals['_GOODBYE']._serialized_end=1320
-  _globals['_GOODBYE_CODE']._serialized_start=1179
-  _globals['_GOODBYE_CODE']._serialized_end=1320
-  _globals['_STATUSREQUEST']._serialized_start=1322
-  _globals['_STATUSREQUEST']._serialized_end=1353
-  _globals['_STATUSREPLY']._serialized_start=1356
-  _globals['_STATUSREPLY']._serialized_end=1506
-  _globals['_COLLECTORINFO']._serialized_start=1508
-  _globals['_COLLECTORINFO']._serialized_end=1584
-  _globals['_RUNSTATE']._serialized_start=1587
-  _globals['_RUNSTATE']._serialized_end=1929
-  _globals['_RUNSTATE_LABELSENTRY']._serialized_start=1884
-  _globals['_RUNSTATE_LABELSENTRY']._serialized_end=1929
-  _globals['_BACKENDSTATE']._serialized_start=1932
-  _globals['_BACKENDSTATE']._serialized_end=2159
-  _globals['_STOPREQUEST']._serialized_start=2161
-  _globals['_STOPREQUEST']._serialized_end=2197
-  _globals['_STOPREPLY']._serialized_start=2199
-  _globals['_STOPREPLY']._serialized_end=2230
-  _globals['_COLLECTOR']._serialized_start=2233
-  _globals['_COLLECTOR']._serialized_end=2469
+  _globals['_RUNSPEC']._serialized_start=500
+  _globals['_RUNSPEC']._serialized_end=766
+  _globals['_RUNSPEC_TAGSENTRY']._serialized_start=723
+  _globals['_RUNSPEC_TAGSENTRY']._serialized_end=766
+  _globals['_WRITERSPEC']._serialized_start=768
+  _globals['_WRITERSPEC']._serialized_end=856
+  _globals['_SERVERFRAME']._serialized_start=859
+  _globals['_SERVERFRAME']._serialized_end=1014
+  _globals['_WELCOME']._serialized_start=1017
+  _globals['_WELCOME']._serialized_end=1185
+  _globals['_ACK']._serialized_start=1187
+  _globals['_ACK']._serialized_end=1226
+  _globals['_GOODBYE']._serialized_start=1229
+  _globals['_GOODBYE']._serialized_end=1487
+  _globals['_GOODBYE_CODE']._serialized_start=1323
+  _globals['_GOODBYE_CODE']._serialized_end=1487
+  _globals['_UPLOADFRAME']._serialized_start=1490
+  _globals['_UPLOADFRAME']._serialized_end=1636
+  _globals['_UPLOADFRAME_OPEN']._serialized_start=1575
+  _globals['_UPLOADFRAME_OPEN']._serialized_end=1627
+  _globals['_UPLOADREPLY']._serialized_start=1638
+  _globals['_UPLOADREPLY']._serialized_end=1681
+  _globals['_STATUSREQUEST']._serialized_start=1683
+  _globals['_STATUSREQUEST']._serialized_end=1714
+  _globals['_STATUSREPLY']._serialized_start=1717
+  _globals['_STATUSREPLY']._serialized_end=1867
+  _globals['_COLLECTORINFO']._serialized_start=1869
+  _globals['_COLLECTORINFO']._serialized_end=1945
+  _globals['_RUNSTATE']._serialized_start=1948
+  _globals['_RUNSTATE']._serialized_end=2290
+  _globals['_RUNSTATE_LABELSENTRY']._serialized_start=2245
+  _globals['_RUNSTATE_LABELSENTRY']._serialized_end=2290
+  _globals['_BACKENDSTATE']._serialized_start=2293
+  _globals['_BACKENDSTATE']._serialized_end=2520
+  _globals['_STOPREQUEST']._serialized_start=2522
+  _globals['_STOPREQUEST']._serialized_end=2558
+  _globals['_STOPREPLY']._serialized_start=2560
+  _globals['_STOPREPLY']._serialized_end=2591
+  _globals['_COLLECTOR']._serialized_start=2594
+  _globals['_COLLECTOR']._serialized_end=2908
 # @@protoc_insertion_point(module_scope)

@@ -127,18 +127,46 @@ global___BackendSpec = BackendSpec
 class RunSpec(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class TagsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     RUN_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     PROJECT_FIELD_NUMBER: builtins.int
     CREATED_FIELD_NUMBER: builtins.int
     BACKENDS_FIELD_NUMBER: builtins.int
+    PARENT_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     name: builtins.str
     project: builtins.str
     created: builtins.float
     """wall time"""
+    parent: builtins.str
+    """run id of the run that it belongs to; empty: none"""
+    group: builtins.str
+    notes: builtins.str
     @property
     def backends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BackendSpec]: ...
+    @property
+    def tags(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """those that were given at the start"""
+
     def __init__(
         self,
         *,
@@ -147,8 +175,12 @@ class RunSpec(google.protobuf.message.Message):
         project: builtins.str = ...,
         created: builtins.float = ...,
         backends: collections.abc.Iterable[global___BackendSpec] | None = ...,
+        parent: builtins.str = ...,
+        group: builtins.str = ...,
+        notes: builtins.str = ...,
+        tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backends", b"backends", "created", b"created", "name", b"name", "project", b"project", "run_id", b"run_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backends", b"backends", "created", b"created", "group", b"group", "name", b"name", "notes", b"notes", "parent", b"parent", "project", b"project", "run_id", b"run_id", "tags", b"tags"]) -> None: ...
 
 global___RunSpec = RunSpec
 
@@ -284,6 +316,8 @@ class Goodbye(google.protobuf.message.Message):
         """another stream of the same writer and epoch is open"""
         CODE_STORAGE: Goodbye._Code.ValueType  # 6
         """the log cannot be written now: try again later"""
+        CODE_MISSING_BLOB: Goodbye._Code.ValueType  # 7
+        """a batch names content that was not uploaded: upload it, then resume from next_seq"""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper): ...
     CODE_UNSPECIFIED: Goodbye.Code.ValueType  # 0
@@ -299,6 +333,8 @@ class Goodbye(google.protobuf.message.Message):
     """another stream of the same writer and epoch is open"""
     CODE_STORAGE: Goodbye.Code.ValueType  # 6
     """the log cannot be written now: try again later"""
+    CODE_MISSING_BLOB: Goodbye.Code.ValueType  # 7
+    """a batch names content that was not uploaded: upload it, then resume from next_seq"""
 
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
@@ -316,6 +352,68 @@ class Goodbye(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "next_seq", b"next_seq"]) -> None: ...
 
 global___Goodbye = Goodbye
+
+@typing.final
+class UploadFrame(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Open(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        SHA256_FIELD_NUMBER: builtins.int
+        SIZE_FIELD_NUMBER: builtins.int
+        RUN_ID_FIELD_NUMBER: builtins.int
+        sha256: builtins.bytes
+        size: builtins.int
+        run_id: builtins.str
+        def __init__(
+            self,
+            *,
+            sha256: builtins.bytes = ...,
+            size: builtins.int = ...,
+            run_id: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["run_id", b"run_id", "sha256", b"sha256", "size", b"size"]) -> None: ...
+
+    OPEN_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    @property
+    def open(self) -> global___UploadFrame.Open: ...
+    def __init__(
+        self,
+        *,
+        open: global___UploadFrame.Open | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "frame", b"frame", "open", b"open"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "frame", b"frame", "open", b"open"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["frame", b"frame"]) -> typing.Literal["open", "chunk"] | None: ...
+
+global___UploadFrame = UploadFrame
+
+@typing.final
+class UploadReply(google.protobuf.message.Message):
+    """The first one names the offset to go on from; later ones how far the content is written. With `done`, it is whole, has
+    the hash that was promised, and is fsynced.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    offset: builtins.int
+    done: builtins.bool
+    def __init__(
+        self,
+        *,
+        offset: builtins.int = ...,
+        done: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "offset", b"offset"]) -> None: ...
+
+global___UploadReply = UploadReply
 
 @typing.final
 class StatusRequest(google.protobuf.message.Message):

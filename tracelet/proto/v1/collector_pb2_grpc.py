@@ -39,6 +39,11 @@ class CollectorStub(object):
                 request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ClientFrame.SerializeToString,
                 response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ServerFrame.FromString,
                 _registered_method=True)
+        self.Upload = channel.stream_stream(
+                '/tracelet.proto.v1.Collector/Upload',
+                request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadFrame.SerializeToString,
+                response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/tracelet.proto.v1.Collector/Status',
                 request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusRequest.SerializeToString,
@@ -56,6 +61,13 @@ class CollectorServicer(object):
 
     def Publish(self, request_iterator, context):
         """One stream per writer. Hello first; then batches one way and cumulative acks the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Upload(self, request_iterator, context):
+        """One blob: Open first, then chunks from the offset that the first reply names. Since minor 1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,6 +93,11 @@ def add_CollectorServicer_to_server(servicer, server):
                     servicer.Publish,
                     request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ClientFrame.FromString,
                     response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ServerFrame.SerializeToString,
+            ),
+            'Upload': grpc.stream_stream_rpc_method_handler(
+                    servicer.Upload,
+                    request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadFrame.FromString,
+                    response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -120,6 +137,33 @@ class Collector(object):
             '/tracelet.proto.v1.Collector/Publish',
             tracelet_dot_proto_dot_v1_dot_collector__pb2.ClientFrame.SerializeToString,
             tracelet_dot_proto_dot_v1_dot_collector__pb2.ServerFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tracelet.proto.v1.Collector/Upload',
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadFrame.SerializeToString,
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.UploadReply.FromString,
             options,
             channel_credentials,
             insecure,

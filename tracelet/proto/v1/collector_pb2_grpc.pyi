@@ -30,6 +30,12 @@ class CollectorStub:
     ]
     """One stream per writer. Hello first; then batches one way and cumulative acks the other."""
 
+    Upload: grpc.StreamStreamMultiCallable[
+        tracelet.proto.v1.collector_pb2.UploadFrame,
+        tracelet.proto.v1.collector_pb2.UploadReply,
+    ]
+    """One blob: Open first, then chunks from the offset that the first reply names. Since minor 1."""
+
     Status: grpc.UnaryUnaryMultiCallable[
         tracelet.proto.v1.collector_pb2.StatusRequest,
         tracelet.proto.v1.collector_pb2.StatusReply,
@@ -47,6 +53,12 @@ class CollectorAsyncStub:
         tracelet.proto.v1.collector_pb2.ServerFrame,
     ]
     """One stream per writer. Hello first; then batches one way and cumulative acks the other."""
+
+    Upload: grpc.aio.StreamStreamMultiCallable[
+        tracelet.proto.v1.collector_pb2.UploadFrame,
+        tracelet.proto.v1.collector_pb2.UploadReply,
+    ]
+    """One blob: Open first, then chunks from the offset that the first reply names. Since minor 1."""
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
         tracelet.proto.v1.collector_pb2.StatusRequest,
@@ -67,6 +79,14 @@ class CollectorServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tracelet.proto.v1.collector_pb2.ServerFrame], collections.abc.AsyncIterator[tracelet.proto.v1.collector_pb2.ServerFrame]]:
         """One stream per writer. Hello first; then batches one way and cumulative acks the other."""
+
+    @abc.abstractmethod
+    def Upload(
+        self,
+        request_iterator: _MaybeAsyncIterator[tracelet.proto.v1.collector_pb2.UploadFrame],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[tracelet.proto.v1.collector_pb2.UploadReply], collections.abc.AsyncIterator[tracelet.proto.v1.collector_pb2.UploadReply]]:
+        """One blob: Open first, then chunks from the offset that the first reply names. Since minor 1."""
 
     @abc.abstractmethod
     def Status(

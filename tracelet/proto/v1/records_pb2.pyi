@@ -444,30 +444,27 @@ global___Gap = Gap
 
 @typing.final
 class BlobRef(google.protobuf.message.Message):
-    """Content that is too large for the log: stored once, by its hash. (Uploads come with a later minor version.)"""
+    """Content that is too large for the log: stored once, by its hash, before the batch that names it. See Upload."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
-    MEDIA_TYPE_FIELD_NUMBER: builtins.int
     sha256: builtins.bytes
     size: builtins.int
-    media_type: builtins.str
     def __init__(
         self,
         *,
         sha256: builtins.bytes = ...,
         size: builtins.int = ...,
-        media_type: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["media_type", b"media_type", "sha256", b"sha256", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sha256", b"sha256", "size", b"size"]) -> None: ...
 
 global___BlobRef = BlobRef
 
 @typing.final
 class Media(google.protobuf.message.Message):
-    """An image, audio, histogram, text, … at a step."""
+    """An image, audio, histogram, text, … at a step. Since minor 1."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -491,16 +488,20 @@ class Media(google.protobuf.message.Message):
 
     TAG_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
+    BIG_STEP_FIELD_NUMBER: builtins.int
     WALL_TIME_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
     INLINE_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     tag: builtins.int
+    """its type is the kind: "image", "figure", "histogram", …"""
     step: builtins.int
+    big_step: builtins.str
+    """decimal; set when the step is outside int64"""
     wall_time: builtins.float
-    kind: builtins.str
-    """"image", "figure", "histogram", …"""
+    media_type: builtins.str
+    """"image/png", …"""
     inline: builtins.bytes
     @property
     def blob(self) -> global___BlobRef: ...
@@ -511,20 +512,23 @@ class Media(google.protobuf.message.Message):
         *,
         tag: builtins.int = ...,
         step: builtins.int = ...,
+        big_step: builtins.str = ...,
         wall_time: builtins.float = ...,
-        kind: builtins.str = ...,
+        media_type: builtins.str = ...,
         inline: builtins.bytes = ...,
         blob: global___BlobRef | None = ...,
         metadata: collections.abc.Mapping[builtins.str, global___Value] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "inline", b"inline"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "inline", b"inline", "kind", b"kind", "metadata", b"metadata", "step", b"step", "tag", b"tag", "wall_time", b"wall_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["big_step", b"big_step", "blob", b"blob", "content", b"content", "inline", b"inline", "media_type", b"media_type", "metadata", b"metadata", "step", b"step", "tag", b"tag", "wall_time", b"wall_time"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["inline", "blob"] | None: ...
 
 global___Media = Media
 
 @typing.final
 class Artifact(google.protobuf.message.Message):
+    """A file of the run. Another one with the same path takes its place. Since minor 1."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     @typing.final
@@ -546,11 +550,15 @@ class Artifact(google.protobuf.message.Message):
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     PATH_FIELD_NUMBER: builtins.int
+    INLINE_FIELD_NUMBER: builtins.int
     BLOB_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
     WALL_TIME_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """relative path in the run"""
+    """relative, with "/", without ".." """
+    inline: builtins.bytes
+    media_type: builtins.str
     wall_time: builtins.float
     @property
     def blob(self) -> global___BlobRef: ...
@@ -560,11 +568,14 @@ class Artifact(google.protobuf.message.Message):
         self,
         *,
         path: builtins.str = ...,
+        inline: builtins.bytes = ...,
         blob: global___BlobRef | None = ...,
+        media_type: builtins.str = ...,
         wall_time: builtins.float = ...,
         metadata: collections.abc.Mapping[builtins.str, global___Value] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["blob", b"blob"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blob", b"blob", "metadata", b"metadata", "path", b"path", "wall_time", b"wall_time"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "inline", b"inline"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["blob", b"blob", "content", b"content", "inline", b"inline", "media_type", b"media_type", "metadata", b"metadata", "path", b"path", "wall_time", b"wall_time"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["inline", "blob"] | None: ...
 
 global___Artifact = Artifact
