@@ -162,7 +162,7 @@ def test_hello_says_who_comes(home: Path) -> None:
     with Stage(home) as stage, running(home) as run:
         assert run.stop(RunStatus.FINISHED, "", 30.0).durable
         (hello,) = stage.hellos
-    assert (hello.wire.major, hello.wire.minor) == (1, 0)
+    assert (hello.wire.major, hello.wire.minor) == (1, 1)
     assert (hello.run.run_id, hello.run.name, hello.writer.pid, hello.writer.owner) == (
         run.id,
         "run",
