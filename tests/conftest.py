@@ -30,6 +30,8 @@ def _faults_of_ours_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TRACELET_") and name not in ("TRACELET_RAISE_INTERNAL", "TRACELET_TORTURE_SEED"):
             monkeypatch.delenv(name)
+    # Where the tests run, no collector may outlive a script: waiting for delivery has tests of its own.
+    monkeypatch.setenv("TRACELET_STOP_WAIT", "durable")
 
 
 @pytest.fixture

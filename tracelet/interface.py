@@ -203,6 +203,7 @@ def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run
         flush_interval=options.flush_interval,
         collector_idle=options.collector_idle,
         stop_timeout=options.stop_timeout,
+        stop_wait=options.stop_wait,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -65,6 +65,10 @@ class TraceletSettings(BaseSettings):
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a local collector with nothing to do exits.
         stop_timeout: seconds that `stop_logging` waits for everything to be durable.
+        stop_wait: what stopping waits for: "durable", "delivered" (at most two minutes), or "auto": delivered where no
+            collector can outlive this process.
+        ranks: which ranks of a distributed training record after `start_logging`: the "first", or "all", with a label.
+        child_runs: what `start_logging` does in a process below one that records: "join" its run, or begin a "new" one.
         pytorch: settings of this framework.
 
     Raises:
@@ -83,6 +87,9 @@ class TraceletSettings(BaseSettings):
     flush_interval: Annotated[float, _Given] = _DEFAULTS.flush_interval
     collector_idle: Annotated[float, _Given] = _DEFAULTS.collector_idle
     stop_timeout: Annotated[float, _Given] = _DEFAULTS.stop_timeout
+    stop_wait: Annotated[Literal["auto", "durable", "delivered"], _Given] = _DEFAULTS.stop_wait
+    ranks: Annotated[Literal["first", "all"], _Given] = _DEFAULTS.ranks
+    child_runs: Annotated[Literal["join", "new"], _Given] = _DEFAULTS.child_runs
     pytorch: PyTorchSettings = PyTorchSettings()
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields

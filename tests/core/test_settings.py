@@ -28,6 +28,9 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_FLUSH_INTERVAL": ("0.25", 0.25),
     "TRACELET_COLLECTOR_IDLE": ("5", 5.0),
     "TRACELET_STOP_TIMEOUT": ("1e1", 10.0),
+    "TRACELET_STOP_WAIT": ("Delivered", "delivered"),
+    "TRACELET_RANKS": ("ALL", "all"),
+    "TRACELET_CHILD_RUNS": (" new ", "new"),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
 }
 
@@ -35,6 +38,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRACELET_STOP_WAIT", raising=False)  # which other tests need
 
 
 def setting(of: Options, variable: str) -> Any:
@@ -137,6 +141,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("TRACELET_COLLECTOR_IDLE", "-1", "a number of seconds above 0"),
     ("TRACELET_STOP_TIMEOUT", "nan", "a number of seconds above 0"),
     ("TRACELET_STOP_TIMEOUT", "inf", "a number of seconds above 0"),
+    ("TRACELET_STOP_WAIT", "never", "auto, durable or delivered"),
+    ("TRACELET_RANKS", "0", "first or all"),
+    ("TRACELET_CHILD_RUNS", "true", "join or new"),
     ("TRACELET_PYTORCH__PATCH_TENSORBOARD", "2", "true or false"),
     ("TRACELET_PYTORCH", '{"patch_tensorboard": false}', "TRACELET_PYTORCH__PATCH_TENSORBOARD"),
 ]

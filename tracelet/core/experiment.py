@@ -248,7 +248,7 @@ class Experiment(Logbook):
         if log_dir and log_dir not in self._told_labels and (recorder := self._slot.get("recorder")) is not None:
             self._told_labels[log_dir] = None
             recorder.writer_seen(log_dir, self._labels.label(log_dir))
-        return name
+        return f"{self.plan.rank_label}/{name}" if self.plan.rank_label else name
 
     def _leave_parent(self) -> None:
         recorder = self._recorder

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tracelet.core.labels import WriterPrefix
 from tracelet.errors import ConfigurationError, UnknownBackendError
@@ -71,11 +71,14 @@ def _path(given: Any) -> Path:
     return Path(text.strip()).expanduser().absolute()
 
 
-def _writer_prefix(given: Any) -> str:
-    word = given.strip().lower() if isinstance(given, str) else ""
-    if word not in ("auto", "always", "never"):
-        raise ValueError("auto, always or never")
-    return word
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def parsed(given: Any) -> str:
+        word = given.strip().lower() if isinstance(given, str) else ""
+        if word not in words:
+            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
+        return word
+
+    return parsed
 
 
 def _backends(given: Any) -> tuple[str, ...]:
@@ -123,6 +126,9 @@ class Options:
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a local collector with nothing to do exits.
         stop_timeout: seconds that `stop_logging` waits for everything to be durable.
+        stop_wait: what stopping waits for: see `tracelet.core.outlive`.
+        ranks: which ranks of a distributed training record after `start_logging`: see `tracelet.core.ranks`.
+        child_runs: a process below one that records joins its run, or begins one of its own.
         pytorch: settings of this framework.
     """
 
@@ -136,6 +142,9 @@ class Options:
     flush_interval: float = 0.1
     collector_idle: float = 60.0
     stop_timeout: float = 5.0
+    stop_wait: Literal["auto", "durable", "delivered"] = "auto"
+    ranks: Literal["first", "all"] = "first"
+    child_runs: Literal["join", "new"] = "join"
     pytorch: PyTorchOptions = PyTorchOptions()
 
     @staticmethod
@@ -175,11 +184,14 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "run_name": _text,
     "backend": _backends,
     "disabled": _flag,
-    "writer_prefix": _writer_prefix,
+    "writer_prefix": _one_of("auto", "always", "never"),
     "spool_cap_bytes": _spool_bytes,
     "flush_interval": _seconds,
     "collector_idle": _seconds,
     "stop_timeout": _seconds,
+    "stop_wait": _one_of("auto", "durable", "delivered"),
+    "ranks": _one_of("first", "all"),
+    "child_runs": _one_of("join", "new"),
     "pytorch": _nested,
     "pytorch.patch_tensorboard": _flag,
 }

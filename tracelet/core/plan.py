@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tracelet.core.labels import WriterPrefix
 
@@ -45,6 +45,8 @@ class RunPlan:
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a collector that is started here exits when it has nothing to do.
         stop_timeout: seconds that stopping waits for everything to be durable.
+        stop_wait: what stopping waits for: see `tracelet.core.outlive`.
+        rank_label: what goes before the names of this process's metrics ("rank1"); empty for the first rank.
         created: wall time.
         parent: run id of the run that it belongs to; empty for none.
         group: what the run is compared with; empty for none.
@@ -63,6 +65,8 @@ class RunPlan:
     flush_interval: float = 0.1
     collector_idle: float = 60.0
     stop_timeout: float = 5.0
+    stop_wait: Literal["auto", "durable", "delivered"] = "auto"
+    rank_label: str = ""
     created: float = field(default_factory=time.time)
     parent: str = ""
     group: str = ""
