@@ -111,6 +111,7 @@ class Collector:
         service = CollectorService(self._log, self._committer, self._streams, self.status, self._stops.put)
         self._server = make_server(service, self._health)
         self._listens = self._bind(listen)
+        self._unrepaired = ""
 
     def _bind(self, listen: str | None) -> dict[str, str]:
         # A predecessor that was killed left its socket. It is dead: we hold the home's lock.
@@ -178,8 +179,16 @@ class Collector:
                 _log.info("the collector is told to stop", extra={"drain_seconds": drain})
                 return drain
             if not self._lock.still_held(self._socket):
-                _log.error("the home, the socket or its announcement is gone: nobody can find this collector any more")
+                _log.error("the home or the socket is gone: nobody can find this collector any more")
                 return _AT_ONCE
+            if self._log.removed:
+                _log.error(
+                    "somebody has deleted the log under this collector: what it had and no tracker has yet is gone. "
+                    "The next collector begins a new log",
+                    extra={"log": str(log_path(self._lock.home))},
+                )
+                return _AT_ONCE
+            self._repair()
             if not (self._committer.alive and self._adopter.alive):
                 _log.error("a thread has ended that never should: another collector can do better")
                 return _AT_ONCE
@@ -193,6 +202,16 @@ class Collector:
                     return _AT_ONCE
                 quiet_since = now - self._idle + min(self._idle, 1.0)
 
+    def _repair(self) -> None:
+        try:
+            if self._lock.repair():
+                _log.warning("somebody has deleted or changed the announcement of this collector: it is written again")
+            self._unrepaired = ""
+        except OSError as error:
+            if str(error) != self._unrepaired:
+                _log.error("this collector cannot announce itself: %s", error)
+            self._unrepaired = str(error)
+
     def _all_settled(self) -> bool:
         try:
             return all(cursor.settled for cursor in self._log.cursors()) and not self._spools.pending()
@@ -202,6 +221,7 @@ class Collector:
     def _close(self, drain: float) -> None:
         """Take no more, finish what came, and go."""
         until = time.monotonic() + drain
+        self._lock.withdraw()  # first: whoever needs a collector now starts one, which waits for this one's end
         self._health.set(False)
         self._streams.drain()
         self._adopter.wake()
@@ -214,7 +234,6 @@ class Collector:
         end = time.monotonic() + _LAST_WORDS
         self._adopter.stop(2.0)
         self._committer.stop(end - time.monotonic() - 3.0)
-        self._lock.withdraw()
         self._server.stop(1.0).wait(2.0)
         self._delivery.stop(max(end - time.monotonic(), 1.0))
         self._log.close()

@@ -20,6 +20,8 @@ from tracelet.version import __version__
 __all__ = ["MAX_SOCKET_PATH", "AlreadyServed", "HomeLock", "SocketError", "log_path", "socket_path"]
 
 MAX_SOCKET_PATH: Final = 100  # gRPC takes 107 bytes, macOS 103
+_PATIENCE: Final = 15.0  # for one that is about to end
+_POLL: Final = 0.05
 
 
 class AlreadyServed(TraceletError):
@@ -82,16 +84,20 @@ def _unfit(folder: Path) -> str | None:
 class HomeLock:
     """The right to serve a home: held until the process ends or `release` is called.
 
+    A holder that has not announced itself is starting or ending: it is waited for, until it does or is gone.
+
     Args:
         home: tracelet's home; made when it is not there.
+        patience: seconds to wait for it.
 
     Raises:
         HomeError: it cannot be used.
         AlreadyServed: another collector has it.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, patience: float = _PATIENCE) -> None:
         self.home = home
+        self._said = ""
         self._endpoint = home / "endpoint.json"
         self._path = home / "collector.lock"
         try:
@@ -104,14 +110,28 @@ class HomeLock:
         except OSError as error:
             raise HomeError(home, error.strerror or str(error)) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock(time.monotonic() + patience)
+        except BaseException:
             os.close(self._descriptor)
-            if isinstance(error, BlockingIOError):
-                raise AlreadyServed(f"another collector serves {home}") from error
-            raise HomeError(home, f"it cannot be locked: {error.strerror}") from error
+            raise
+        # For people, and for commands that find no announcement: who it is.
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         # What a predecessor left that was killed.
         self._endpoint.unlink(missing_ok=True)
+
+    def _lock(self, until: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if self._endpoint.exists() or time.monotonic() >= until:
+                    raise AlreadyServed(f"another collector serves {self.home}") from error
+            except OSError as error:
+                raise HomeError(self.home, f"it cannot be locked: {error.strerror}") from error
+            else:
+                return
+            time.sleep(_POLL)
 
     def writable(self) -> None:
         """Check that files can be made in the home.
@@ -134,12 +154,17 @@ class HomeLock:
             "started": time.time(),
             **more,
         }
+        self._said = json.dumps(said)
+        self._announce()
+
+    def _announce(self) -> None:
         draft = self._endpoint.with_name("endpoint.json.new")
-        draft.write_text(json.dumps(said))
+        draft.write_text(self._said)
         draft.rename(self._endpoint)
 
     def withdraw(self) -> None:
         """Take the announcement back."""
+        self._said = ""
         self._endpoint.unlink(missing_ok=True)
 
     def still_held(self, socket: Path) -> bool:
@@ -150,10 +175,26 @@ class HomeLock:
         try:
             there, mine = self._path.stat(), os.fstat(self._descriptor)
             socket.lstat()
-            self._endpoint.lstat()
         except OSError:
             return False
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def repair(self) -> bool:
+        """Announce again what somebody has deleted or spoiled.
+
+        Returns:
+            Whether there was anything to repair.
+
+        Raises:
+            OSError: it cannot be written now.
+        """
+        try:
+            if not self._said or self._endpoint.read_bytes() == self._said.encode():
+                return False
+        except OSError:
+            pass  # gone, or no file at all
+        self._announce()
+        return True
 
     def release(self) -> None:
         """Let another collector serve the home."""

@@ -14,7 +14,7 @@ from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet_collector.home import log_path
 from tracelet_collector.log import reading
 from tracelet_collector.log.base import BackendCursor, LogFailed, RunRow
-from tracelet_collector.log.schema import open_reader
+from tracelet_collector.log.schema import open_reader, remedy
 from tracelet_collector.spools import Spools
 
 __all__ = ["LiveState", "read_offline", "report"]
@@ -106,5 +106,5 @@ def read_offline(home: Path, run_id: str | None = None) -> wire.StatusReply:
     except FileNotFoundError:
         return reply
     except sqlite3.Error as error:
-        raise LogFailed(f"{path} could not be read: {error}") from error
+        raise LogFailed(f"{path} could not be read: {error}{remedy(path, error)}") from error
     return reply

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -14,14 +16,16 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tracelet_collector.home import SocketError, log_path, socket_path
+from tracelet_collector.home import AlreadyServed, HomeLock, SocketError, log_path, socket_path
 
 from tests.support.batches import batch, ending, opening, run_spec, writer_spec
 from tests.support.collector import CollectorProcess
 from tests.support.processes import until
 from tests.support.spools import SlotWriter
+from tracelet.errors import CollectorError
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.transport import local
 from tracelet.version import __version__
 
 Serve = Callable[..., CollectorProcess]
@@ -167,7 +171,7 @@ def test_what_a_killed_one_left_is_no_obstacle(serve: Serve, home: Path) -> None
     assert second.status().collector.pid == second.pid
 
 
-@pytest.mark.parametrize("lost", ["socket", "endpoint.json", "collector.lock", "home"])
+@pytest.mark.parametrize("lost", ["socket", "collector.lock", "home"])
 def test_one_that_nobody_can_find_any_more_goes(serve: Serve, tmp_path: Path, lost: str) -> None:
     place = tmp_path / "home"
     collector = serve(at=place)
@@ -178,6 +182,112 @@ def test_one_that_nobody_can_find_any_more_goes(serve: Serve, tmp_path: Path, lo
     else:
         (place / lost).unlink()
     assert collector.process.wait(20) == 0
+
+
+def announced(home: Path) -> object:
+    try:
+        return json.loads((home / "endpoint.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@pytest.mark.parametrize("spoiled", [None, b"", b"{}", b"\xff", "another"])
+def test_an_announcement_that_is_lost_or_spoiled_is_written_again(
+    serve: Serve, home: Path, spoiled: bytes | str | None
+) -> None:
+    collector = serve()
+    path = home / "endpoint.json"
+    if spoiled is None:
+        path.unlink()
+    elif spoiled == "another":
+        path.write_text(json.dumps({**collector.endpoint, "pid": 1}))
+    else:
+        assert isinstance(spoiled, bytes)
+        path.write_bytes(spoiled)
+    until(lambda: announced(home) == collector.endpoint)
+    assert "it is written again" in str(collector.journal()[-1]["message"])
+    assert collector.process.poll() is None
+    assert local.ensure(home, 20.0).pid == collector.pid
+
+
+def test_an_announcement_that_cannot_be_written_is_told_once(serve: Serve, home: Path) -> None:
+    collector = serve()
+    (home / "endpoint.json").unlink()
+    (home / "endpoint.json").mkdir()
+    until(lambda: any("cannot announce" in str(line["message"]) for line in collector.journal()))
+    (home / "endpoint.json").rmdir()
+    until(lambda: announced(home) == collector.endpoint)
+    assert sum("cannot announce" in str(line["message"]) for line in collector.journal()) == 1
+
+
+def test_who_serves_is_known_without_an_announcement(serve: Serve, home: Path) -> None:
+    assert local.holder(home) is None
+    collector = serve()
+    assert local.holder(home) == collector.pid
+    os.kill(collector.pid, signal.SIGSTOP)
+    try:
+        (home / "endpoint.json").write_text("spoiled")
+        assert local.find(home) is None
+        assert local.holder(home) == collector.pid
+    finally:
+        os.kill(collector.pid, signal.SIGCONT)
+    collector.terminate()
+    assert local.holder(home) is None
+
+
+def test_one_that_is_about_to_end_is_waited_for(serve: Serve, home: Path) -> None:
+    """What wants to serve next is not sent away by a lock that will be free in a moment."""
+    lock = HomeLock(home)
+    follower = serve(ready=False)
+    until(lambda: local.holder(home) == os.getpid())
+    with pytest.raises(subprocess.TimeoutExpired):
+        follower.process.wait(1)
+    lock.release()
+    until(follower._announced, 30)
+    with pytest.raises(AlreadyServed):
+        HomeLock(home)
+    (home / "endpoint.json").unlink()
+    with pytest.raises(AlreadyServed):
+        HomeLock(home, patience=30.0)  # until it has announced itself again
+
+
+def test_it_can_not_be_found_from_its_first_step_to_the_end_on(serve: Serve, home: Path) -> None:
+    """While it drains, others start the next one instead of coming to it in vain."""
+    program = "import sys; from tracelet_collector.__main__ import serve; from tests.support.collector import Nowhere; "
+    program += "from pathlib import Path; sys.exit(serve(Path(sys.argv[3]), 60.0, None, Nowhere))"
+    collector = serve(program=["-c", program])
+    stream = collector.open(run_spec("mlflow"), writer_spec())
+    stream.welcome()
+    stream.send(opening(10))
+    stream.acked_to(10)
+    collector.stub.Stop(wire.StopRequest(drain_seconds=2.0), timeout=10)
+    until(lambda: not (home / "endpoint.json").exists())
+    assert local.find(home) is None
+    assert collector.process.poll() is None
+    endpoint = local.ensure(home, 30.0)
+    assert endpoint.pid != collector.pid
+    assert collector.process.wait(10) == 0
+
+
+def test_a_log_that_is_deleted_under_it_is_told_and_begun_anew(serve: Serve, home: Path) -> None:
+    collector = serve()
+    run = run_spec()
+    stream = collector.open(run, writer_spec())
+    stream.welcome()
+    stream.send(opening(10))
+    stream.acked_to(10)
+    shutil.rmtree(home / "log")
+    stream.send(batch(10, 5))
+    said = stream.goodbye()
+    assert said.code in (wire.Goodbye.CODE_STORAGE, wire.Goodbye.CODE_DRAINING)
+    if said.code == wire.Goodbye.CODE_STORAGE:
+        assert "somebody has deleted" in said.message
+    assert collector.process.wait(20) == 0
+    messages = [str(line["message"]) for line in collector.journal()]
+    assert any("somebody has deleted the log" in message for message in messages)
+    assert not any("full" in message for message in messages)
+    again = serve()
+    assert again.open(run, writer_spec()).welcome().next_seq == 0  # it has nothing: the writer says what is left
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_not_used(serve: Serve, tmp_path: Path) -> None:
@@ -232,7 +342,29 @@ def test_a_log_of_another_version_is_said(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "log").mkdir(parents=True)
     log_path(home).write_bytes(b"something else" * 500)
-    assert "not a database" in refused(home)
+    said = refused(home)
+    assert "not a database" in said
+    assert f"mv {home / 'log'} {home / 'log.damaged'}" in said
+    with pytest.raises(CollectorError, match="not a database") as error:
+        local.ensure(home, 30.0)
+    assert "Move it away" in str(error.value)
+
+
+def test_a_damaged_log_is_mended_by_what_the_message_says(serve: Serve, home: Path) -> None:
+    spool = SlotWriter(home, run_spec(), writer_spec())
+    spool.define()
+    spool.points(10)
+    (home / "log").mkdir()
+    log_path(home).write_bytes(b"something else" * 500)
+    said = refused(home)
+    command = said.partition("Move it away:  ")[2].partition("  - ")[0]
+    subprocess.run(command.split(), check=True)
+    assert (home / "log.damaged" / "tracelet.db").exists()
+    spool.die()
+    collector = serve()
+    until(lambda: not spool.path.exists())
+    (state,) = collector.status().runs
+    assert state.durable == 10
 
 
 def test_it_also_listens_on_loopback_when_told_to(serve: Serve) -> None:

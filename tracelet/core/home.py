@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
+from tracelet.core.filesystem import file_system
 from tracelet.errors import HomeError
 from tracelet.guard import say
 
-__all__ = ["default_home", "usable_home"]
+__all__ = ["asked_home", "default_home", "local_home", "usable_home"]
+
+# Of this machine's own, as a rule, and kept over a reboot; the folder for temporary files may be memory.
+_LOCAL: Final = Path("/var/tmp")
 
 
 def default_home() -> Path:
@@ -19,8 +25,20 @@ def default_home() -> Path:
     return user_state_path("tracelet")
 
 
+def asked_home(asked: str | os.PathLike[str] | None) -> Path:
+    """The home that a setting means, whether it can be used or not.
+
+    Args:
+        asked: the user's choice; None for the default.
+    """
+    return Path(asked).expanduser().absolute() if asked is not None else default_home()
+
+
 def usable_home(asked: str | os.PathLike[str] | None) -> Path:
     """A home that can be written to, made when it is not there.
+
+    One on a network file system is exchanged for a folder of this machine's own: always the same for the same home. One line
+    says so; processes below `tracelet run` leave that to the first.
 
     Args:
         asked: the user's choice; None for the default, or, when that cannot be written to, a private temporary folder.
@@ -28,23 +46,58 @@ def usable_home(asked: str | os.PathLike[str] | None) -> Path:
     Raises:
         HomeError: the user's choice cannot be used.
     """
+    home = asked_home(asked)
+    if (near := local_home(home)) is not None:
+        return near
+    problem = _problem(home)
+    if not problem:
+        return home
     if asked is not None:
-        home = Path(asked).expanduser().absolute()
-        if problem := _problem(home):
-            raise HomeError(home, problem)
-        return home
-    home = default_home()
-    if not (problem := _problem(home)):
-        return home
-    import tempfile  # takes longer than all of this file
-
-    folder = Path(tempfile.gettempdir()) / f"tracelet-{os.getuid()}"
+        raise HomeError(home, problem)
+    folder = _temporary() / f"tracelet-{os.getuid()}"
     fallback = folder / "home"
     # Anybody may make a folder of that name there, and the collector puts its socket into this one only when it is private.
     if other := _unfit(folder) or _problem(fallback):
         raise HomeError(home, f"{problem}; neither can {fallback}: {other}")
     say(f"cannot use {home} ({problem}); records are kept in {fallback}, which may not survive a reboot")
     return fallback
+
+
+def local_home(home: Path) -> Path | None:
+    """The folder of this machine's own that stands for a home on a network file system; made when it is not there.
+
+    Returns:
+        None: the home is on a disk of this machine; or it is not, but neither is any other place, and a line says so.
+    """
+    system = file_system(home)
+    if system is None or system.own:
+        return None
+    quiet = "TRACELET_RUN_ID" in os.environ  # `tracelet run` has said it
+    name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    for place in dict.fromkeys((_LOCAL, _temporary())):
+        folder = place / f"tracelet-{os.getuid()}"
+        near = file_system(folder)
+        if near is None or not near.own or _unfit(folder) or _problem(folder / name):
+            continue
+        if not quiet:
+            say(
+                f"{home} is on a network file system ({system.kind} at {system.mounted_on}): on this machine, records are "
+                f"kept in {folder / name} until they are delivered. Set TRACELET_HOME to a directory of a local disk to "
+                "choose another"
+            )
+        return folder / name
+    if not quiet:
+        say(
+            f"{home} is on a network file system ({system.kind} at {system.mounted_on}), and this machine has no other place "
+            "for it: a crash of the machine or the network may cost records. Set TRACELET_HOME to a directory of a local disk"
+        )
+    return None
+
+
+def _temporary() -> Path:
+    import tempfile  # takes longer than all of this file
+
+    return Path(tempfile.gettempdir())
 
 
 def _unfit(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import Final
 
 from tracelet.errors import CollectorError
 
-__all__ = ["Endpoint", "ensure", "find", "start"]
+__all__ = ["Endpoint", "ensure", "find", "holder", "start", "take_over"]
 
 _KEEP: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
 )  # fmt: skip
 _POLL: Final = 0.02
+_TAIL: Final = 4096
+_OURS: Final = "tracelet_collector: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,87 @@ def ensure(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
     if (endpoint := find(home)) is not None:
         return endpoint
     with _only_starter(home, until):
+        return find(home) or _start_and_find(home, until, idle)
+
+
+def take_over(home: Path, older: Endpoint, leave: Callable[[], None], deadline: float, idle: float | None) -> Endpoint:
+    """Start a collector in the place of another one. Whoever else wants one meanwhile waits, and finds this one.
+
+    Args:
+        home: tracelet's home.
+        older: the one that serves it. When another one does by now, that is the answer.
+        leave: asks it to leave.
+        deadline: seconds.
+        idle: as for `ensure`.
+
+    Raises:
+        CollectorError: it did not leave, or none came up in time.
+    """
+    until = time.monotonic() + deadline
+    with _only_starter(home, until):
+        if (endpoint := find(home)) is not None and endpoint.pid != older.pid:
+            return endpoint
+        leave()
+        while (endpoint := find(home)) is not None and endpoint.pid == older.pid:
+            if time.monotonic() >= until:
+                raise CollectorError(f"the collector (pid {older.pid}, version {older.version}) did not leave in time")
+            time.sleep(_POLL)
+        return endpoint or _start_and_find(home, until, idle)
+
+
+def holder(home: Path) -> int | None:
+    """Who serves a home, announced or not: starting, ending, or with a spoiled announcement.
+
+    Returns:
+        Its process id; 0 when it does not say; None when nobody serves.
+    """
+    try:
+        lock = os.open(home / "collector.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        # Shared, and for an instant: should a collector be about to start now, it tries again.
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        said = os.pread(lock, 32, 0).strip()
+        return int(said) if said.isdigit() else 0
+    finally:
+        os.close(lock)
+    return None
+
+
+def _start_and_find(home: Path, until: float, idle: float | None) -> Endpoint:
+    words = home / "collector.err"
+    before = _size(words)
+    start(home, idle)
+    while time.monotonic() < until:
         if (endpoint := find(home)) is not None:
             return endpoint
-        start(home, idle)
-        while time.monotonic() < until:
-            if (endpoint := find(home)) is not None:
-                return endpoint
-            time.sleep(_POLL)
-    raise CollectorError(f"no collector came up for {home}; what it said is in {home / 'collector.err'}")
+        if said := _refusal(words, before):
+            raise CollectorError(f"no collector can serve {home}: {said}")
+        time.sleep(_POLL)
+    raise CollectorError(f"no collector came up for {home}; what it said is in {words}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _refusal(words: Path, since: int) -> str:
+    """Why a collector that was started has ended, in its own words; empty when it has said nothing."""
+    try:
+        if words.stat().st_size <= since:
+            return ""
+        with words.open("rb") as file:
+            file.seek(since)
+            said = file.read(_TAIL).decode(errors="replace")
+    except OSError:
+        return ""
+    whole = [line for line in said.split("\n")[:-1] if line.startswith(_OURS) and not line.endswith("nothing to do")]
+    return whole[-1].removeprefix(_OURS) if whole else ""
 
 
 def start(home: Path, idle: float | None = None) -> None:

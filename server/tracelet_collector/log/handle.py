@@ -12,7 +12,8 @@ secured: its bytes are written again in place, as the page cache has them, which
 new descriptor. Then a new connection brings everything into the database file and begins an empty write-ahead log. While any
 of this fails, so does every write, and the next one tries again.
 
-A full disk is another matter: SQLite hears of it before it syncs anything, and rolls back.
+A full disk is another matter: SQLite hears of it before it syncs anything, and rolls back. So is a file that somebody deletes:
+its connection would go on writing, and syncing, what nobody will ever read. Each transaction looks whether it is still there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Final
 
 from tracelet_collector.log.base import LogFailed
 from tracelet_collector.log.room import Room
-from tracelet_collector.log.schema import open_writer
+from tracelet_collector.log.schema import open_writer, remedy
 
 __all__ = ["DiskFull", "WriteHandle"]
 
@@ -70,6 +71,7 @@ class WriteHandle:
         self._wal = path.with_name(f"{path.name}-wal")
         self._room = room
         self._db: sqlite3.Connection | None = None
+        self._place: tuple[int, int] | None = None  # device and inode of the file that is open
         self._closed = False
         # The write-ahead log, roughly: its bytes, and how many of them are in the database file.
         self._length = self._copied = 0
@@ -78,6 +80,11 @@ class WriteHandle:
             self._open()
         self._thread = threading.Thread(target=self._checkpoints, name="log-checkpoint", daemon=True)
         self._thread.start()
+
+    @property
+    def removed(self) -> bool:
+        """Somebody has deleted or exchanged the file: what is written to the connection is lost."""
+        return self._place is not None and self._place != _place_of(self._path)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -93,12 +100,13 @@ class WriteHandle:
                 self._catch_up(db)
             db.execute("BEGIN IMMEDIATE")
             yield db
+            self._check_place()
             db.execute("COMMIT")
         except sqlite3.Error as error:
             if _is_full(error) and _rolled_back(db):
                 raise DiskFull(f"the disk of {self._path} is full") from error
             self._give_up(error)
-            raise LogFailed(f"{self._path} could not be written: {error}") from error
+            raise LogFailed(f"{self._path} could not be written: {error}{remedy(self._path, error)}") from error
         except BaseException:
             if not _rolled_back(db):
                 self._give_up(None)
@@ -131,6 +139,7 @@ class WriteHandle:
         """The connection; a new one, and everything acked made durable first, when there is none that can be trusted."""
         if self._closed:
             raise LogFailed(f"{self._path} is closed")
+        self._check_place()
         if self._db is None or self.suspect:
             try:
                 _write_again(self._wal)
@@ -139,12 +148,22 @@ class WriteHandle:
                     self._db = None
                 self._db = open_writer(self._path)
                 self._truncate(self._db)
+                self._place = _place_of(self._path)
             except (sqlite3.Error, OSError) as error:
-                raise LogFailed(f"what {self._path} holds could not be made durable: {error}") from error
+                raise LogFailed(
+                    f"what {self._path} holds could not be made durable: {error}{remedy(self._path, error)}"
+                ) from error
             if self.generation:
                 _log.info("the log works again", extra={"path": str(self._path)})
             self.suspect = False
         return self._db
+
+    def _check_place(self) -> None:
+        if self.removed:
+            raise LogFailed(
+                f"somebody has deleted {self._path} while the collector runs: nothing more is taken; the next collector begins "
+                "a new log"
+            )
 
     def _give_up(self, error: sqlite3.Error | None) -> None:
         _log.error("the log's connection is given up: %s", error or "no rollback", extra={"path": str(self._path)})
@@ -203,6 +222,14 @@ class WriteHandle:
             busy, frames, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if not busy:
                 self._length, self._copied = frames * _PAGE, done * _PAGE
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _write_again(path: Path) -> None:

@@ -78,8 +78,10 @@ class Room:
     def _free(self) -> int:
         try:
             disk = os.statvfs(self._path.parent)
+        except FileNotFoundError:
+            return self._watermark  # no question of room: somebody has deleted the folder, and the log itself says so
         except OSError:
-            return 0  # the folder is gone: there is no room in it
+            return 0
         return disk.f_bavail * disk.f_frsize
 
 

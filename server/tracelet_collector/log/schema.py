@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from tracelet_collector.log.base import LogFailed
 
-__all__ = ["SCHEMA_VERSION", "SchemaMismatch", "open_reader", "open_writer"]
+__all__ = ["SCHEMA_VERSION", "SchemaMismatch", "open_reader", "open_writer", "remedy"]
 
 SCHEMA_VERSION: Final = 1
 _BUSY_SECONDS: Final = 10.0
@@ -163,6 +164,17 @@ def open_reader(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def remedy(path: Path, error: Exception) -> str:
+    """What to do about a log that SQLite cannot make sense of; empty when the error is another one."""
+    if not any(words in str(error) for words in ("not a database", "malformed", "corrupt")):
+        return ""
+    move = shlex.join(["mv", str(path.parent), str(path.parent.with_name(f"{path.parent.name}.damaged"))])
+    return (
+        f". The log is damaged. Move it away:  {move}  - the next collector begins a new one and takes in the spools, which "
+        "are kept; what was only in the damaged log stays in there"
+    )
 
 
 def _connect(uri: str) -> sqlite3.Connection:

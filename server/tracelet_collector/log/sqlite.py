@@ -30,7 +30,7 @@ from tracelet_collector.log.base import (
 from tracelet_collector.log.group import Group, StreamState
 from tracelet_collector.log.handle import DiskFull, WriteHandle
 from tracelet_collector.log.room import Room
-from tracelet_collector.log.schema import open_reader
+from tracelet_collector.log.schema import open_reader, remedy
 
 __all__ = ["SqliteLog"]
 
@@ -69,6 +69,11 @@ class SqliteLog:
     def healthy(self) -> bool:
         """The last write went well, and there is room for new records."""
         return not self._handle.suspect and self._room.enough()
+
+    @property
+    def removed(self) -> bool:
+        """Somebody has deleted the file: what is written to it now is lost, and `append` takes nothing."""
+        return self._handle.removed
 
     # -- writing
 
@@ -184,7 +189,7 @@ class SqliteLog:
             with self._reader() as db:
                 return question(db)
         except (sqlite3.Error, OSError) as error:
-            raise LogFailed(f"{self._path} could not be read: {error}") from error
+            raise LogFailed(f"{self._path} could not be read: {error}{remedy(self._path, error)}") from error
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
