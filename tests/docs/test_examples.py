@@ -9,18 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.seeds.blocks import FOLDER
 from tests.support.pages import blocks
 from tests.support.spine import Spine
 
 TRACELET = Path(sys.executable).with_name("tracelet")
+# Some are those of document 002 to the letter: tests/seeds runs them.
+RUN_ELSEWHERE = {path.read_text() for path in FOLDER.glob("*.py")}
+EXAMPLES = [example for example in blocks("python") if example.code not in RUN_ELSEWHERE]
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 15
+    assert len(blocks("python")) > len(EXAMPLES)
 
 
 @pytest.mark.timeout(240)
-def test_examples_run_and_their_points_arrive(spine: Spine) -> None:
-    examples = blocks("python")
-    assert len(examples) >= 6
-    environment = {**os.environ, **spine.environment}
-    for number, example in enumerate(examples):
+@pytest.mark.parametrize("page", sorted({example.page for example in EXAMPLES}))
+def test_examples_run_and_their_points_arrive(page: str, spine: Spine) -> None:
+    begun: list[str] = []
+    for number, example in enumerate(each for each in EXAMPLES if each.page == page):
         script = spine.folder / f"example_{number}.py"
         script.write_text(example.code)
         # One that does not know tracelet is what `tracelet run` is for.
@@ -28,17 +36,19 @@ def test_examples_run_and_their_points_arrive(spine: Spine) -> None:
         done = subprocess.run(
             [*command, script.name],
             cwd=spine.folder,
-            env=environment,
+            env={**os.environ, **spine.environment},
             capture_output=True,
             text=True,
             timeout=100,
             check=False,
         )
         assert done.returncode == 0, f"{example}\n{done.stderr}"
-        assert done.stdout == "", str(example)
+        assert done.stdout == "" or "print(" in example.code, f"{example}\n{done.stdout}"
         assert "Traceback" not in done.stderr, f"{example}\n{done.stderr}"
+        runs = [run.run_id for run in spine.status().runs]
+        assert len(runs) > len(begun), f"{example} began no run"
+        begun = runs
 
     runs = spine.settle().runs
-    assert len(runs) == len(examples)
-    assert all(run.durable > 0 and run.project == "tutorial" for run in runs)
-    assert spine.tracked() == ["FINISHED"] * len(examples)
+    assert all(run.durable > 0 for run in runs), [run.name for run in runs if run.durable == 0]
+    assert spine.tracked() == ["FINISHED"] * len(runs)

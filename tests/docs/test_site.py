@@ -25,6 +25,8 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     python = (tmp_path / "site/reference/python/index.html").read_text()
     assert 'id="tracelet.start_logging"' in python
     assert 'id="tracelet.Experiment.log_metric"' in python
+    pytorch = (tmp_path / "site/reference/frameworks/pytorch/index.html").read_text()
+    assert 'id="tracelet.frameworks.pytorch.PyTorchFramework.log_enhanced_metric"' in pytorch
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
