@@ -229,13 +229,13 @@ from pathlib import Path
 from tests.support.spool_writers import writer
 spool = writer(Path(sys.argv[1]))
 said = os.open(sys.argv[2], os.O_RDWR)
-returned = mmap.mmap(said, 8)
+returned = memoryview(mmap.mmap(said, 8)).cast("q")
 print(spool.directory.path, flush=True)
 step = 0
 while True:
     spool.put(1, step, float(step), 0.0)
     step += 1
-    struct.pack_into("<q", returned, 0, step)  # the call has returned
+    returned[0] = step  # the call has returned. One store: pack_into would first put a zero there, and a kill may come then
 """
 
 
