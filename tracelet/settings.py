@@ -69,6 +69,10 @@ class TraceletSettings(BaseSettings):
             collector can outlive this process.
         ranks: which ranks of a distributed training record after `start_logging`: the "first", or "all", with a label.
         child_runs: what `start_logging` does in a process below one that records: "join" its run, or begin a "new" one.
+        parent: run id of the run that it belongs to.
+        group: what the run is compared with.
+        tags: tags of the run: a mapping, words, or "a=1,b".
+        notes: a text about the run, in Markdown.
         pytorch: settings of this framework.
 
     Raises:
@@ -90,6 +94,10 @@ class TraceletSettings(BaseSettings):
     stop_wait: Annotated[Literal["auto", "durable", "delivered"], _Given] = _DEFAULTS.stop_wait
     ranks: Annotated[Literal["first", "all"], _Given] = _DEFAULTS.ranks
     child_runs: Annotated[Literal["join", "new"], _Given] = _DEFAULTS.child_runs
+    parent: Annotated[str | None, _GivenOrNone] = _DEFAULTS.parent
+    group: Annotated[str | None, _GivenOrNone] = _DEFAULTS.group
+    tags: Annotated[dict[str, str], _Given] = dict(_DEFAULTS.tags)
+    notes: Annotated[str | None, _GivenOrNone] = _DEFAULTS.notes
     pytorch: PyTorchSettings = PyTorchSettings()
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields

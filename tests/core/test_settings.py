@@ -13,6 +13,7 @@ import pytest
 
 from tracelet.core import options, targets
 from tracelet.core.options import Options, PyTorchOptions
+from tracelet.core.plan import check_run_id
 from tracelet.errors import ConfigurationError, UnknownBackendError
 from tracelet.settings import PyTorchSettings, TraceletSettings
 
@@ -31,6 +32,10 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_STOP_WAIT": ("Delivered", "delivered"),
     "TRACELET_RANKS": ("ALL", "all"),
     "TRACELET_CHILD_RUNS": (" new ", "new"),
+    "TRACELET_PARENT": ("sweep 7", "sweep 7"),
+    "TRACELET_GROUP": ("Größe 3", "Größe 3"),
+    "TRACELET_TAGS": ("cluster = a, quick,", {"cluster": "a", "quick": "true"}),
+    "TRACELET_NOTES": ("# Why\\nmore layers", "# Why\\nmore layers"),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
 }
 
@@ -144,6 +149,10 @@ WRONG: list[tuple[str, str, str]] = [
     ("TRACELET_STOP_WAIT", "never", "auto, durable or delivered"),
     ("TRACELET_RANKS", "0", "first or all"),
     ("TRACELET_CHILD_RUNS", "true", "join or new"),
+    ("TRACELET_PARENT", "../x", "printable characters without '/'"),
+    ("TRACELET_GROUP", "a\nb", "a line of text"),
+    ("TRACELET_TAGS", "=1", 'a mapping, words, or "a=1,b"'),
+    ("TRACELET_NOTES", "x" * 8001, "a text of at most 8000 characters"),
     ("TRACELET_PYTORCH__PATCH_TENSORBOARD", "2", "true or false"),
     ("TRACELET_PYTORCH", '{"patch_tensorboard": false}', "TRACELET_PYTORCH__PATCH_TENSORBOARD"),
 ]
@@ -253,3 +262,32 @@ def test_home_as_people_write_it() -> None:
     home = Options().override(home="~/x").home
     assert home == Path(os.path.expanduser("~")) / "x"
     assert Options().override(home=Path("rel")).home == Path.cwd() / "rel"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"a": 1, " b ": "x y"}, {"a": "1", "b": "x y"}),
+        (["quick", "final"], {"quick": "true", "final": "true"}),
+        ({"quick"}, {"quick": "true"}),
+        ("quick, a=b=c ,", {"quick": "true", "a": "b=c"}),
+        ([], {}),
+    ],
+)
+def test_tags_in_all_their_forms(given: Any, expected: dict[str, str]) -> None:
+    assert Options().override(tags=given).tags == TraceletSettings(tags=given).tags == expected
+
+
+@pytest.mark.parametrize("given", [7, [3], [" "], {"a\nb": 1}, {3: 4}, "=x", object()], ids=repr)
+def test_what_makes_no_tags(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"tags=.* give a mapping, words"):
+        Options().override(tags=given)
+    with pytest.raises(ConfigurationError, match="tags"):
+        TraceletSettings(tags=given)
+
+
+@pytest.mark.parametrize("given", ["", ".", "..", "a/b", "/abs", " a", "a\nb", "a\0", "\ud800", "é" * 65, 7, ".hidden"])
+def test_what_cannot_be_a_run_id(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="makes no sense; give 1 to 128 printable characters"):
+        check_run_id(given)
+    assert check_run_id("Größe:7 (final)") == "Größe:7 (final)"

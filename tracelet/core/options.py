@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from tracelet.core.labels import WriterPrefix
+from tracelet.core.plan import check_run_id
 from tracelet.errors import ConfigurationError, UnknownBackendError
 from tracelet.spoolfile.slots import SEGMENT_SIZE
 
@@ -24,6 +25,7 @@ ENV_FILE: Final = ".env"
 EXPORTERS: Final = ("mlflow",)
 _PLANNED: Final = ("wandb", "clearml")
 _NESTED: Final = "__"
+_LONGEST_NOTES: Final = 8000  # what MLflow takes
 
 
 # Each makes a setting's value out of what was given; the message of its ValueError says what would be right.
@@ -96,6 +98,28 @@ def _backends(given: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _notes(given: Any) -> str:
+    if isinstance(given, str) and len(given) <= _LONGEST_NOTES:
+        return given
+    raise ValueError(f"a text of at most {_LONGEST_NOTES} characters")
+
+
+def _tags(given: Any) -> dict[str, str]:
+    if isinstance(given, str):
+        pairs = [word.partition("=") for word in given.split(",") if word.strip()]
+        given = {name: value if is_pair else "true" for name, is_pair, value in pairs}
+    elif not isinstance(given, Mapping):
+        given = dict.fromkeys(given, "true") if isinstance(given, Iterable) else {"": ""}
+    names = [name.strip() if isinstance(name, str) else "" for name in given]
+    if not all(name and name.isprintable() for name in names):
+        raise ValueError('a mapping, words, or "a=1,b"')
+    return {name: str(value).strip() for name, value in zip(names, given.values(), strict=True)}
+
+
+def _run_id(given: Any) -> str:
+    return check_run_id(getattr(given, "id", given))
+
+
 def _nested(given: Any) -> Any:
     raise ValueError("its settings one by one (TRACELET_PYTORCH__PATCH_TENSORBOARD=false)")
 
@@ -129,6 +153,10 @@ class Options:
         stop_wait: what stopping waits for: see `tracelet.core.outlive`.
         ranks: which ranks of a distributed training record after `start_logging`: see `tracelet.core.ranks`.
         child_runs: a process below one that records joins its run, or begins one of its own.
+        parent: run id of the run that it belongs to.
+        group: what the run is compared with.
+        tags: tags of the run.
+        notes: a text about the run, in Markdown.
         pytorch: settings of this framework.
     """
 
@@ -145,6 +173,10 @@ class Options:
     stop_wait: Literal["auto", "durable", "delivered"] = "auto"
     ranks: Literal["first", "all"] = "first"
     child_runs: Literal["join", "new"] = "join"
+    parent: str | None = None
+    group: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    notes: str | None = None
     pytorch: PyTorchOptions = PyTorchOptions()
 
     @staticmethod
@@ -192,6 +224,10 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "stop_wait": _one_of("auto", "durable", "delivered"),
     "ranks": _one_of("first", "all"),
     "child_runs": _one_of("join", "new"),
+    "parent": _run_id,
+    "group": _text,
+    "tags": _tags,
+    "notes": _notes,
     "pytorch": _nested,
     "pytorch.patch_tensorboard": _flag,
 }

@@ -10,13 +10,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tracelet.core.labels import WriterPrefix
+from tracelet.errors import ConfigurationError
 
-__all__ = ["BackendTarget", "RunPlan", "new_run_id"]
+__all__ = ["BackendTarget", "RunPlan", "check_run_id", "new_run_id"]
+
+_LONGEST_RUN_ID = 128  # bytes: it is a folder's name, and part of others
 
 
 def new_run_id() -> str:
     """A run id: 32 hex digits; sorts by time of creation."""
     return f"{max(time.time_ns(), 0) // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def check_run_id(run_id: object) -> str:
+    """A run id of the user's own, when it can be one: on a line, in a folder's name, on the wire.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if (
+        isinstance(run_id, str)
+        and run_id.isprintable()  # so without surrogates too
+        and 0 < len(run_id.encode()) <= _LONGEST_RUN_ID
+        and run_id == run_id.strip()
+        and not run_id.startswith(".")
+        and "/" not in run_id
+    ):
+        return run_id
+    raise ConfigurationError(
+        f"run_id={run_id!r:.200} makes no sense; give 1 to {_LONGEST_RUN_ID} printable characters without '/', not "
+        "beginning with a dot"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +76,7 @@ class RunPlan:
         group: what the run is compared with; empty for none.
         notes: a text about the run, in Markdown.
         tags: tags that are given at the start.
+        resumed: the run was begun before, by another process.
     """
 
     run_id: str
@@ -72,6 +97,7 @@ class RunPlan:
     group: str = ""
     notes: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    resumed: bool = False
 
     def run_spec(self) -> dict[str, Any]:
         """The fields of the wire's RunSpec, JSON-able."""
