@@ -21,9 +21,10 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.spoolfile import SpoolDirectory, SpoolInfo, SpoolReader
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
 from tracelet_collector.damaged import put_aside, put_aside_whole, strangers
-from tracelet_collector.feed import Feed, ImplausibleSpool
+from tracelet_collector.feed import Feed, ImplausibleSpool, SpoolBlobs
 from tracelet_collector.follow import Follower
 from tracelet_collector.handshake import StreamKey, key_of
 from tracelet_collector.log.base import Log, LogFailed, StreamRow
@@ -46,16 +47,24 @@ class Adopter:
         spools: its spools.
         log: the log.
         committer: where batches go.
+        blobs: where the blobs of spools go, before the batches that name them.
         is_open: whether a writer's stream is connected now. Its records are still coming by themselves.
     """
 
     def __init__(
-        self, home: Path, spools: Spools, log: Log, committer: Committer, is_open: Callable[[StreamKey], bool]
+        self,
+        home: Path,
+        spools: Spools,
+        log: Log,
+        committer: Committer,
+        blobs: BlobStore,
+        is_open: Callable[[StreamKey], bool],
     ) -> None:
         self._home = home
         self._spools = spools
         self._log = log
         self._committer = committer
+        self._blobs = blobs
         self._is_open = is_open
         self._followers: dict[Path, _Followed] = {}
         self._newer: set[Path] = set()
@@ -175,7 +184,7 @@ class Adopter:
         if self._is_open(key_of(run, writer)):
             return True
         row = self._log.open_stream(run, writer)
-        feed = Feed(self._committer, row, self._log.dictionary(row.stream))
+        feed = self._feed(spool, row)
         reader = SpoolReader(spool, writer.epoch)
         problem = ""
         try:
@@ -185,10 +194,12 @@ class Adopter:
                 feed.put(items)
         except ImplausibleSpool as error:
             problem = str(error)
-        if writer.owner and not feed.ended:
+        # A run that somebody goes on with meanwhile has not ended with its first writer.
+        goes_on = any(other.owner and other.epoch > writer.epoch for other in self._log.streams(run.run_id))
+        if writer.owner and not feed.ended and not goes_on:
             feed.put_batch(_killed(feed.position, _time_of_death(spool, feed.last_wall_time)))
         feed.flush()
-        if writer.owner and not self._log.open_stream(run, writer).ended:
+        if writer.owner and not goes_on and not self._log.open_stream(run, writer).ended:
             return True  # the writer's last frames came in between, beyond what its damaged spool has: again from there
         self._tell(spool, row, feed)
         if problem:
@@ -198,6 +209,10 @@ class Adopter:
                 put_aside(self._home, spool, odd)
             spool.remove()
         return False
+
+    def _feed(self, spool: SpoolDirectory, row: StreamRow) -> Feed:
+        blobs = SpoolBlobs(self._blobs, spool)
+        return Feed(self._committer, row, self._log.dictionary(row.stream), blobs)
 
     def _tell(self, spool: SpoolDirectory, row: StreamRow, feed: Feed) -> None:
         adopted = feed.position - row.next_seq
@@ -221,7 +236,7 @@ class Adopter:
                 ParseDict(dict(info.run), wire.RunSpec(), ignore_unknown_fields=True),
                 ParseDict(dict(info.writer), wire.WriterSpec(), ignore_unknown_fields=True),
             )
-            feed = Feed(self._committer, row, self._log.dictionary(row.stream))
+            feed = self._feed(spool, row)
             followed = self._followers[spool.path] = _Followed(Follower(spool, info.epoch, row.next_seq), feed)
         elif now < followed.next_look:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -10,20 +11,68 @@ from typing import Final
 
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as records
-from tracelet.spoolfile import SpoolBlob, SpoolItem, SpoolLost, SpoolPoint
+from tracelet.spoolfile import SpoolBlob, SpoolDirectory, SpoolItem, SpoolLost, SpoolPoint
+from tracelet_collector.blobs import BlobDamaged, BlobStore
 from tracelet_collector.committer import Committer, Outcome, Pending
 from tracelet_collector.log.base import Append, LogFailed, StreamRow
 
-__all__ = ["Feed", "ImplausibleSpool"]
+__all__ = ["Feed", "ImplausibleSpool", "SpoolBlobs"]
 
 _AT_ONCE: Final = 1000
 _WINDOW: Final = 16
 _COMMIT_SECONDS: Final = 120.0
 _MOST_LOST: Final = 2**31
+_log = logging.getLogger(__name__)
 
 
 class ImplausibleSpool(ValueError):
     """A spool claims positions that no writer reaches: a file in it is not what its name says."""
+
+
+class SpoolBlobs:
+    """The blobs of one spool, on their way into the store.
+
+    Args:
+        store: where they go.
+        spool: where they are.
+    """
+
+    def __init__(self, store: BlobStore, spool: SpoolDirectory) -> None:
+        self._store = store
+        self._spool = spool
+        self._told = False
+
+    def gone(self, batch: records.Batch) -> set[int]:
+        """Take the blobs that a batch names.
+
+        Returns:
+            Offsets of the records whose content cannot be had any more.
+
+        Raises:
+            LogFailed: the store takes nothing now.
+        """
+        missing: set[int] = set()
+        for event in batch.events:
+            holder = event.media if event.HasField("media") else event.artifact if event.HasField("artifact") else None
+            if holder is not None and holder.HasField("blob"):
+                sha256 = holder.blob.sha256.hex()
+                try:
+                    self._store.adopt(self._spool.blobs / sha256, sha256, holder.blob.size)
+                except BlobDamaged as error:
+                    missing.add(event.offset)
+                    self._tell(error)
+                except OSError as error:
+                    raise LogFailed(error.strerror or str(error)) from error
+        return missing
+
+    def _tell(self, error: BlobDamaged) -> None:
+        if not self._told:
+            self._told = True
+            _log.error(
+                "a spool lacks content that its records name; those are counted as dropped: %s",
+                error,
+                extra={"spool": str(self._spool.path)},
+            )
 
 
 class Feed:
@@ -33,6 +82,7 @@ class Feed:
         committer: where batches go.
         row: the stream; it goes on from `row.next_seq`.
         dictionary: the stream's durable definitions.
+        blobs: of the spool.
 
     Attributes:
         position: the first position that was not put.
@@ -41,7 +91,9 @@ class Feed:
         last_wall_time: of the newest point that was put, or 0.
     """
 
-    def __init__(self, committer: Committer, row: StreamRow, dictionary: Mapping[int, bytes]) -> None:
+    def __init__(
+        self, committer: Committer, row: StreamRow, dictionary: Mapping[int, bytes], blobs: SpoolBlobs
+    ) -> None:
         self.position = row.next_seq
         self.ended = row.ended
         self.lost = 0
@@ -49,6 +101,7 @@ class Feed:
         self._committer = committer
         self._row = row
         self._known = set(dictionary)
+        self._blobs = blobs
         self._under_way: deque[Future[Outcome]] = deque()
 
     def put(self, items: Sequence[SpoolItem]) -> None:
@@ -79,7 +132,9 @@ class Feed:
         self.position = batch.first_seq + batch.count
         self.lost += sum(span.count for span in batch.lost)
         self.last_wall_time = max(self.last_wall_time, counted.last_wall_time)
-        self.ended = self.ended or any(event.HasField("run_end") for event in batch.events)
+        self.ended = self.ended or any(
+            event.HasField("run_end") and event.run_end.status != records.RUN_STATUS_RUNNING for event in batch.events
+        )
 
     def flush(self) -> None:
         """Wait until everything that was put is durable.
@@ -110,7 +165,20 @@ class Feed:
             known = set(self._known)
             batches = list(codec.encode(_sound(items, known)))
         self._known = known
+        for at, batch in enumerate(batches):
+            if gone := self._blobs.gone(batch):
+                batches[at] = _without(batch, gone)
         return iter(batches)
+
+
+def _without(batch: records.Batch, offsets: set[int]) -> records.Batch:
+    """A batch whose events at some offsets are lost."""
+    rest = records.Batch()
+    rest.CopyFrom(batch)
+    del rest.events[:]
+    rest.events.extend(event for event in batch.events if event.offset not in offsets)
+    rest.lost.extend(records.Span(offset=offset, count=1) for offset in sorted(offsets))
+    return rest
 
 
 def _sound(items: Sequence[SpoolItem], known: set[int]) -> Iterator[SpoolItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,14 @@ def _backend(
         last_error=said.last_error if said else "",
         worker_pid=said.worker_pid if said else 0,
         settled=cursor.settled,
+        link=_link(cursor.state),
     )
+
+
+def _link(state: str) -> str:
+    """Where the run is in the tracker, as its exporter said last."""
+    said = json.loads(state).get("link") if state else None
+    return said if isinstance(said, str) else ""
 
 
 def read_offline(home: Path, run_id: str | None = None) -> wire.StatusReply:

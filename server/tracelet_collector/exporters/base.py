@@ -95,7 +95,8 @@ class Outcome:
         collapsed: the tracker keeps one of several identical points.
         rerouted: stored in another form.
         dead: never to be stored.
-        state: the run's exporter state from now on (JSON-able).
+        state: the run's exporter state from now on (JSON-able). What is in its "link" is shown to the user: the run's web
+            address in the tracker, or the target and behind `#` where the run is in it.
         stamps: entries to be added to `Memory`.
     """
 

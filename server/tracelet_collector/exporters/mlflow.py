@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, RunTag, ViewType
+from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from tracelet.core.metrics import RunEnd, RunStatus
@@ -82,7 +82,8 @@ def _deliver(
     client: MlflowClient, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory
 ) -> Outcome:
     tracked = _TrackedRun(client, run, state.get("run") or _find_or_create(client, run))
-    plan = Plan.make(items, {**state, "run": tracked.id})
+    link = state.get("link") or _link(run.target, client.get_run(tracked.id).info)
+    plan = Plan.make(items, {**state, "run": tracked.id, "link": link})
     stamps = plan.stamp(memory)
     if plan.params:
         tracked.log_params(plan)
@@ -144,6 +145,12 @@ def _experiment(client: MlflowClient, run: Run) -> Experiment:
             f"mlflow experiments restore --experiment-id {number}"
         )
     return experiment
+
+
+def _link(target: str, info: RunInfo) -> str:
+    """Where a run is: its page on a tracking server; for a store, where it would be on one that serves it."""
+    slash = "/" if target.startswith(("http://", "https://")) else ""
+    return f"{target.rstrip('/')}{slash}#/experiments/{info.experiment_id}/runs/{info.run_id}"
 
 
 def _deleted(run: Run, tracked: str) -> str:

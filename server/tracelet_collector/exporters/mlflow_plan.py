@@ -3,6 +3,7 @@
 The state of a run, as it is committed with the cursor:
 
     run        MLflow's id of the run
+    link       where that is, for people
     names      metric name -> key
     fields     field and metric key (with a NUL between) -> key of the metric that carries a numeric field of metadata
     params     param name -> key

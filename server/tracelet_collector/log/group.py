@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
+from tracelet.core.metrics import RunStatus
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet_collector.log.base import Append, SequenceGap
@@ -49,7 +50,7 @@ class Group:
         self._points: dict[int, int] = {}
         self._dropped: dict[int, int] = {}
         self._newest: dict[int, int] = {}
-        self._ends: dict[int, tuple[str, float, int]] = {}
+        self._ends: dict[int, tuple[str, float | None, int]] = {}
 
     def add(self, append: Append, state: StreamState) -> int | SequenceGap:
         """Take a batch, without what the log has already.
@@ -86,10 +87,11 @@ class Group:
             elif kind == "writer_seen":
                 self._labels.append((run, event.writer_seen.log_dir, event.writer_seen.label))
             elif kind == "run_end":
-                ended = True
+                status = codec.status_from_wire(event.run_end.status)
+                running = status is RunStatus.RUNNING  # a run that goes on says so first of all
+                ended = ended or not running
                 if state.owner:
-                    status = codec.status_from_wire(event.run_end.status)
-                    self._ends[run] = (status.value, event.run_end.wall_time, run)
+                    self._ends[run] = (status.value, None if running else event.run_end.wall_time, run)
         self._batches.append((lsn, run, stream, batch.first_seq, batch.count, counted.points, self._arrived, payload))
         self.size += len(payload)
         self._points[run] = self._points.get(run, 0) + counted.points

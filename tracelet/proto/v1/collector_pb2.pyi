@@ -567,6 +567,7 @@ class BackendState(google.protobuf.message.Message):
     LAST_ERROR_FIELD_NUMBER: builtins.int
     WORKER_PID_FIELD_NUMBER: builtins.int
     SETTLED_FIELD_NUMBER: builtins.int
+    LINK_FIELD_NUMBER: builtins.int
     kind: builtins.str
     target: builtins.str
     state: builtins.str
@@ -581,6 +582,8 @@ class BackendState(google.protobuf.message.Message):
     worker_pid: builtins.int
     settled: builtins.bool
     """points and events: nothing is left to deliver"""
+    link: builtins.str
+    """where the run is in the tracker; empty: not known yet"""
     def __init__(
         self,
         *,
@@ -596,8 +599,9 @@ class BackendState(google.protobuf.message.Message):
         last_error: builtins.str = ...,
         worker_pid: builtins.int = ...,
         settled: builtins.bool = ...,
+        link: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "rerouted", b"rerouted", "settled", b"settled", "state", b"state", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "link", b"link", "rerouted", b"rerouted", "settled", b"settled", "state", b"state", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
 
 global___BackendState = BackendState
 
