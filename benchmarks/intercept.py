@@ -16,11 +16,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from home import Home, temporary_home
 from machine import describe
+from peers import PEERS
 from report import Report, spread
 from rich.console import Console
 
@@ -40,9 +42,10 @@ def trainer(home: Home, *arguments: str) -> dict[str, Any]:
         check=False,
         timeout=DEADLINE,
     )
-    if not done.stdout.strip():
+    if "{" not in done.stdout:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode} and said nothing")
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # Some of the others talk on stdout, also at exit.
+    said: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     return said
 
 
@@ -205,12 +208,46 @@ def beside(report: Report, home: Home, pairs: int, seconds: float) -> None:
         )
 
 
+def others(report: Report, home: Home, points: int, rounds: int, budget: float) -> list[str]:
+    """Other trackers that capture a SummaryWriter, and tracelet, beside a bare writer; which of them are not installed."""
+    missing = [name for name, peer in PEERS.items() if find_spec(peer.package) is None]
+    there = {name: peer for name, peer in PEERS.items() if name not in missing}
+    if not there:
+        return missing
+    home.start_collector()
+    words = ("log", "--points", str(points), "--pause", str(PAUSE), "--budget", str(budget))
+    bare: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {"tracelet": []} | {name: [] for name in there}
+    for _ in range(rounds):
+        bare.append(trainer(home, *words))
+        rows["tracelet"].append(trainer(home, *words, "--tracelet"))
+        home.wait_delivered(rows["tracelet"][-1]["run_id"])
+        for name in there:
+            rows[name].append(trainer(home, *words, "--peer", name))
+    for name, taken in rows.items():
+        how = f"{name} ({there[name].how})" if name in there else f"{name} (to the same store)"
+        for column, title, digits in (
+            ("thread_us", "CPU of a call, training thread", 2),
+            ("mean_us", "a call, mean", 2),
+            ("p99_us", "a call, p99", 2),
+        ):
+            ratios = [row[column] / plain[column] for row, plain in zip(taken, bare, strict=True)]
+            beside = f"bare {spread([plain[column] for plain in bare])} µs"
+            report.add(f"{how}: {title}, × bare", spread(ratios, digits), beside=beside, rounds=ratios)
+        ends = [float(row["stop_s"]) for row in taken]
+        calls = statistics.median(row["sent"] for row in taken)
+        report.add(f"{how}: the end of the run, s", spread(ends, 2), beside=f"{calls:,.0f} calls", rounds=ends)
+    return missing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=20_000, help="of each measured process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=40, help="phases of the loop, with and without")
     parser.add_argument("--seconds", type=float, default=0.4, help="of each phase of the loop")
+    parser.add_argument("--budget", type=float, default=5.0, help="seconds of calls under each other tracker")
+    parser.add_argument("--only-others", action="store_true", help="only what other trackers cost")
     parser.add_argument(
         "--dir", type=Path, help="where to put the home and the store; by default among temporary files"
     )
@@ -218,20 +255,31 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(stderr=True)
     with temporary_home(args.dir) as home, console.status("") as status:
-        report = Report("interception", describe(home.path, ("torch", "tensorboard", "grpcio", "wrapt", "mlflow")))
-        status.update("import and start")
-        starts(report, home, args.rounds)
-        status.update("calls of the original and the patched method in turns")
-        added(report, home, args.points, args.rounds)
-        status.update(f"{args.rounds} rounds of {args.points:,} calls, bare and under tracelet, each until delivered")
-        calls(report, home, args.points, args.rounds)
-        status.update("trainers that are killed")
-        kills(report, home, args.points, 1)
-        status.update(f"a loop beside 1,000 points/s: {2 * args.pairs} phases of {args.seconds:g} s")
-        beside(report, home, args.pairs, args.seconds)
-        status.update("stops: three kinds of collector")
-        stops(report, args.points, args.rounds, args.dir)
+        packages = ("torch", "tensorboard", "grpcio", "wrapt", "mlflow", *(peer.package for peer in PEERS.values()))
+        title = "interception by other trackers" if args.only_others else "interception"
+        report = Report(title, describe(home.path, dict.fromkeys(packages)))
+        if not args.only_others:
+            status.update("import and start")
+            starts(report, home, args.rounds)
+            status.update("calls of the original and the patched method in turns")
+            added(report, home, args.points, args.rounds)
+            status.update(
+                f"{args.rounds} rounds of {args.points:,} calls, bare and under tracelet, each until delivered"
+            )
+            calls(report, home, args.points, args.rounds)
+            status.update("trainers that are killed")
+            kills(report, home, args.points, 1)
+            status.update(f"a loop beside 1,000 points/s: {2 * args.pairs} phases of {args.seconds:g} s")
+            beside(report, home, args.pairs, args.seconds)
+            status.update("stops: three kinds of collector")
+            stops(report, args.points, args.rounds, args.dir)
+        status.update(
+            f"{args.rounds} rounds of at most {args.points:,} calls in {args.budget:g} s under other trackers"
+        )
+        missing = others(report, home, args.points, args.rounds, args.budget)
     report.show(args.json)
+    for name in missing:
+        console.print(f"{name} is not installed: not measured")
 
 
 if __name__ == "__main__":

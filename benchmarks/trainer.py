@@ -16,41 +16,49 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peers import PEERS
+
 TAGS = ("train/loss", "train/accuracy", "train/grad_norm", "lr")
 _CONNECT_DEADLINE = 20.0
 _SETTLING = 0.15
 
 
-def log(points: int, traced: bool, pause: float, before_stop: str) -> dict[str, Any]:
+def log(points: int, traced: bool, peer: str, pause: float, budget: float, before_stop: str) -> dict[str, Any]:
     """Log with a clock around each call.
 
     Args:
         points: how many.
         traced: under tracelet.
+        peer: under this other tracker; empty for none.
         pause: seconds between two steps, in which TensorBoard's own thread can write; 0 for as fast as it goes.
+        budget: seconds after which no more are logged.
         before_stop: "kill collector": SIGKILL for it before `stop_logging`; "die": SIGKILL for this process instead.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     run = start() if traced else None
+    finish = PEERS[peer].start(Path(tempfile.mkdtemp(prefix="peer-", dir=Path.cwd()))) if peer else None
     writer = SummaryWriter(tempfile.mkdtemp(prefix="events-", dir=Path.cwd()))
     add_scalar, clock, cpu = writer.add_scalar, time.perf_counter_ns, time.thread_time_ns
     for tag in TAGS:
         add_scalar(tag, 0.0, -1)
     if run is not None:
         settle(run)
-    took = [0] * points
+    took: list[int] = []
     width = len(TAGS)
     in_calls, process_before = 0, time.process_time_ns()
+    deadline = time.monotonic() + budget
     for step in range(points // width):
         before = cpu()
-        for at, tag in enumerate(TAGS):
+        for tag in TAGS:
             begun = clock()
             add_scalar(tag, 1.0 / (step + 1), step)
-            took[step * width + at] = clock() - begun
+            took.append(clock() - begun)
         in_calls += cpu() - before
         if pause:
             time.sleep(pause)
+        if time.monotonic() > deadline:
+            break
     if before_stop == "die":
         print(json.dumps({"run_id": run.id if run else "", "sent": points + width}), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -58,15 +66,21 @@ def log(points: int, traced: bool, pause: float, before_stop: str) -> dict[str, 
     if run is not None:
         stopped = stop(kill_collector=before_stop == "kill collector")
     writer.close()
+    if finish is not None:
+        begun = time.perf_counter()
+        finish()
+        stopped = time.perf_counter() - begun
     process = time.process_time_ns() - process_before
     took.sort()
+    calls = len(took)
     return {
         "run_id": run.id if run is not None else "",
-        "sent": points + width,
-        "thread_us": in_calls / points / 1e3,
-        "process_us": process / points / 1e3,
-        "p50_us": took[points // 2] / 1e3,
-        "p99_us": took[points * 99 // 100] / 1e3,
+        "sent": calls + width,
+        "thread_us": in_calls / calls / 1e3,
+        "process_us": process / calls / 1e3,
+        "mean_us": sum(took) / calls / 1e3,
+        "p50_us": took[calls // 2] / 1e3,
+        "p99_us": took[calls * 99 // 100] / 1e3,
         "max_us": took[-1] / 1e3,
         "stop_s": stopped,
     }
@@ -223,14 +237,16 @@ def main() -> None:
     parser.add_argument("what", choices=("log", "paired", "imports", "starts", "loop"))
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--tracelet", action="store_true")
+    parser.add_argument("--peer", default="", choices=("", *PEERS))
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--budget", type=float, default=600.0)
     parser.add_argument("--before-stop", default="", choices=("", "kill collector", "die"))
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.4)
     args = parser.parse_args()
     match args.what:
         case "log":
-            said = log(args.points, args.tracelet, args.pause, args.before_stop)
+            said = log(args.points, args.tracelet, args.peer, args.pause, args.budget, args.before_stop)
         case "paired":
             said = paired(args.points // 400, 400, args.pause)
         case "imports":
