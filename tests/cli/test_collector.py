@@ -188,12 +188,13 @@ def test_wait_counts_a_living_run_as_what_it_has_sent(spine: Spine) -> None:
 
 
 def test_wait_goes_on_at_a_paused_backend_but_says_so(spine: Spine) -> None:
-    from tracelet.commands.wait import _Watch
+    from tracelet.transport.watch import Watch
 
-    watch = _Watch(spine.home, None)
+    watch = Watch(spine.home)
+    watch.missing = []
     paused = wire.BackendState(kind="mlflow", state="paused", last_error="mlflow db upgrade", lag_points=5)
     state = wire.RunState(run_id="r" * 32, name="try", status=pb.RUN_STATUS_FINISHED, durable=5, backends=[paused])
-    watch._take_in(wire.StatusReply(runs=[state], pending_spools=1), "")
+    watch.take_in(wire.StatusReply(runs=[state], pending_spools=1))
     assert watch.troubles == ["try (rrrrrrrrrrrr): mlflow is paused: mlflow db upgrade"]
     assert watch.missing == [
         "what 1 ended process left is not read in",
