@@ -16,7 +16,9 @@ from tracelet.core import active, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options, PyTorchOptions
+from tracelet.core.place import Place, as_owned, is_silent_rank, rank_label, take_place
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
+from tracelet.core.processes import home_above, known, run_is_ours
 from tracelet.errors import ConfigurationError
 from tracelet.guard import swallow
 from tracelet.lifetime import Ending, last_ending
@@ -39,6 +41,7 @@ _OPEN: Final[Mapping[str, str]] = {
 }
 _launched: Experiment | None = None
 _adopted = False  # by a start_logging; a second one begins a run of its own
+_silenced: Experiment | None = None  # the run of a rank that records nothing
 
 
 def start_logging(
@@ -81,9 +84,13 @@ def start_logging(
     _check(options, config)
     if options.disabled:
         return _silent(options)
-    if _launched is None and os.environ.get("TRACELET_RUN_ID"):
+    place = take_place(options)
+    if place.silent:
+        return _silent_rank(options, place)
+    if _launched is None and (place.joins or run_is_ours()):
         begin_under_launcher()  # a process below it that has imported nothing which is intercepted
-    if _launched is not None and _launched.active and not _adopted:
+    fits = _launched is not None and (_launched.id == place.run_id if place.joins else _launched.is_owner)
+    if _launched is not None and _launched.active and not _adopted and fits:
         arguments = {
             "run_name": exp_name,
             "project": project,
@@ -95,11 +102,14 @@ def start_logging(
         if settings is not None:
             given |= settings.model_fields_set
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
+    if place.joins:
+        return _join(options, place, backend_url, api_key, config)
     home = usable_home(options.home)
     backends = targets.resolve(options.backend, home, backend_url, api_key)
     if (before := active.superseded()) is not None:
         lifetime.hand_over(before)
-    run = Experiment(_plan(options, home, backends, new_run_id(), owner=True))
+    plan = _plan(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
+    run = Experiment(replace(plan, parent=place.parent, rank_label=place.rank_label))
     run.began_during = exits.under_way()
     try:
         run.begin()
@@ -141,7 +151,7 @@ def stop_logging(wait: str | float = "durable") -> None:
 def get_active_experiment() -> Experiment | None:
     """The run that a metric logged here and now would belong to, or None."""
     run = active.current()
-    return run if run is not None and run.active else None
+    return run if run is not None and (run.active or run is _silenced) else None
 
 
 def begin_under_launcher() -> None:
@@ -151,12 +161,15 @@ def begin_under_launcher() -> None:
     if _launched is not None or not run_id:
         return
     options = Options.load()
-    if options.disabled:
+    if options.disabled or is_silent_rank():
         return
-    home = usable_home(options.home)
     owner = os.environ.get("TRACELET_RUN_OWNER") == str(os.getpid())
-    backends = targets.resolve(options.backend, home)
-    _launched = Experiment(_plan(options, home, backends, run_id, owner=owner))
+    if owner:
+        home = usable_home(options.home)
+        plan = _plan(options, home, targets.resolve(options.backend, home), run_id, owner=True)
+    else:
+        plan = _writers_plan(options, run_id, rank_label(), None, None)
+    _launched = Experiment(plan)
     lifetime.activate(_launched, options)
 
 
@@ -245,6 +258,47 @@ def _adopt_launched(
     if config:
         run.log_params(config)
     return run
+
+
+def _join(
+    options: Options,
+    place: Place,
+    backend_url: str | None,
+    api_key: str | Mapping[str, str] | None,
+    config: Mapping[str, Any] | None,
+) -> Experiment:
+    """Become a writer of the run of a process above. It has its name and its backends already."""
+    run = known(place.run_id)
+    if run is None or not run.active:
+        run = Experiment(_writers_plan(options, place.run_id, place.rank_label, backend_url, api_key))
+    lifetime.activate(run, options)
+    if config:
+        run.log_params(config)
+    return run
+
+
+def _writers_plan(
+    options: Options,
+    run_id: str,
+    rank_label: str,
+    backend_url: str | None,
+    api_key: str | Mapping[str, str] | None,
+) -> RunPlan:
+    home = usable_home(home_above() or options.home)
+    plan = replace(_plan(options, home, (), run_id, owner=False), rank_label=rank_label)
+    return as_owned(plan) or replace(plan, backends=targets.resolve(options.backend, home, backend_url, api_key))
+
+
+def _silent_rank(options: Options, place: Place) -> Experiment:
+    """The run of a rank that records nothing. Until it is stopped it is the active one: the script runs on all ranks."""
+    global _silenced
+    for before in (active.superseded(), _launched):
+        if before is not None and before in active.running():
+            lifetime.hand_over(before)
+    plan = _plan(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
+    _silenced = Experiment(plan, enabled=False)
+    lifetime.activate(_silenced, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    return _silenced
 
 
 def _silent(options: Options) -> Experiment:

@@ -14,7 +14,7 @@ from tracelet import exits
 from tracelet.core import active
 from tracelet.core.experiment import Experiment, StopReport
 from tracelet.core.metrics import RunStatus
-from tracelet.core.processes import grpc_is_lost
+from tracelet.core.processes import grpc_is_lost, leave_to_children
 from tracelet.errors import CollectorError
 from tracelet.guard import Guard, say, swallow
 
@@ -52,6 +52,7 @@ def activate(run: Experiment, options: Options) -> None:
         active.begin(run)
         exits.install()
         frameworks.install_all(run, options)
+        _leave_to_children()
     _stop_at_exit()
 
 
@@ -81,7 +82,9 @@ def hand_over(run: Experiment) -> None:
     """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
     run.stop(*exits.outcome(run.began_during), deadline=0.0)
     _remember(run)
-    active.end(run)
+    with _changing:
+        active.end(run)
+        _leave_to_children()
 
 
 def give_up(run: Experiment, error: BaseException) -> None:
@@ -93,11 +96,18 @@ def give_up(run: Experiment, error: BaseException) -> None:
 def _deactivate(run: Experiment) -> None:
     with _changing:
         active.end(run)
+        _leave_to_children()
         if not active.running():
             from tracelet import frameworks
 
             frameworks.uninstall_all()
             exits.uninstall()
+
+
+def _leave_to_children() -> None:
+    """Have what this process starts find its run; of several at once, nobody could say which."""
+    runs = [run for run in active.running() if run.active]
+    leave_to_children(runs[0] if len(runs) == 1 else None)
 
 
 def _remember(run: Experiment) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 import shlex
 from pathlib import Path
 
 from tracelet.core import active
 from tracelet.core.experiment import BackendTarget, Experiment
+from tracelet.core.processes import given
 from tracelet.errors import CollectorError
 from tracelet.guard import guard, say
 from tracelet.transport import local
@@ -54,7 +54,7 @@ def begin_if_others_recorded(*, ask: bool = True) -> bool:
 
 
 def _own_run() -> Experiment | None:
-    run_id = os.environ.get("TRACELET_RUN_ID")
+    run_id = given("TRACELET_RUN_ID")
     return next((run for run in active.running() if run.id == run_id and run.is_owner), None)
 
 

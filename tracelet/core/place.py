@@ -1,0 +1,98 @@
+"""Where a run that starts here stands: a run of its own, one above it that it joins, or a rank's part of one.
+
+- Below a process that records, a run is joined: the process is a writer of it. With `child_runs="new"` it begins a run of its
+  own, whose parent that is.
+- Ranks above 0 record nothing, or, with `ranks="all"`, into the run of the first one, their names behind `rank<N>/`.
+- Ranks of one launch come to one run id, each by itself; so does one that is started again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from tracelet.core import active
+from tracelet.core.plan import BackendTarget, RunPlan
+from tracelet.core.processes import came_by_fork, run_above
+from tracelet.core.ranks import rank, shared_run_id
+from tracelet.spoolfile import SpoolDirectory
+
+if TYPE_CHECKING:
+    from tracelet.core.options import Options
+
+__all__ = ["Place", "as_owned", "is_silent_rank", "rank_label", "take_place"]
+
+_started = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run stands.
+
+    Attributes:
+        run_id: the id that it has to have; empty for a new one.
+        joins: the run is that of a process above: it is there already.
+        owner: it begins here, and ends here.
+        parent: the run that it belongs to, as a run of its own; empty for none.
+        silent: it records nothing.
+        rank_label: what goes before the names of its metrics.
+    """
+
+    run_id: str = ""
+    joins: bool = False
+    owner: bool = True
+    parent: str = ""
+    silent: bool = False
+    rank_label: str = ""
+
+
+def take_place(options: Options) -> Place:
+    """The place of a run that starts now. Asked once for each: ranks count their runs."""
+    above, me = _above(), rank()
+    shared = "" if me is None else shared_run_id(me, next(_started))
+    if me is not None and me.rank > 0 and options.ranks == "first":
+        return Place(above or shared, owner=False, silent=True)
+    label = rank_label()
+    if above and options.child_runs == "join":
+        return Place(above, joins=True, owner=False, rank_label=label)
+    # Where ranks share nothing, each has a run of its own.
+    return Place(shared, owner=not label or not shared, parent=above, rank_label=label)
+
+
+def rank_label() -> str:
+    """What goes before the names of this process's metrics; empty when it is no rank, or the first."""
+    me = rank()
+    return f"rank{me.rank}" if me is not None and me.rank > 0 else ""
+
+
+def is_silent_rank() -> bool:
+    """Whether the user asked that ranks like this one record nothing, whatever their code does."""
+    return bool(rank_label()) and os.environ.get("TRACELET_RANKS", "").strip().lower() == "first"
+
+
+def as_owned(plan: RunPlan) -> RunPlan | None:
+    """The plan of a writer with what the run's owner, which is recording, says of the run; None when there is none."""
+    try:
+        folders = sorted((plan.home / "spool" / plan.run_id).iterdir())
+    except OSError:
+        return None
+    for spool in map(SpoolDirectory, folders):
+        try:
+            info = spool.info()
+            if not info.writer.get("owner") or not spool.segments():
+                continue
+            backends = tuple(BackendTarget(**backend) for backend in info.run["backends"])
+            said = {field: info.run[field] for field in ("name", "project", "created")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # gone meanwhile; of another version; not a spool
+        return replace(plan, backends=backends, **said)
+    return None
+
+
+def _above() -> str:
+    run = active.current()
+    if run is not None and run.active and came_by_fork(run.id):
+        return run.id
+    return run_above()
