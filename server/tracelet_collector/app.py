@@ -16,13 +16,15 @@ from tracelet.errors import TraceletError
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.version import __version__
 from tracelet_collector.adopt import Adopter
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
-from tracelet_collector.home import HomeLock, log_path, socket_path
+from tracelet_collector.home import HomeLock, blobs_path, log_path, socket_path
 from tracelet_collector.log.base import Log, LogFailed
 from tracelet_collector.log.sqlite import SqliteLog
 from tracelet_collector.service import CollectorService, Health, Streams, make_server
 from tracelet_collector.spools import Spools
 from tracelet_collector.status import LiveState, report
+from tracelet_collector.uploads import Uploads
 
 __all__ = ["Collector", "DeliveryMaker", "DeliveryRoom", "ListenError", "check_listen"]
 
@@ -102,13 +104,20 @@ class Collector:
         home = lock.home
         self._socket = socket_path(home)
         self._log = SqliteLog(log_path(home))
+        try:
+            blobs = BlobStore(blobs_path(home))
+        except OSError as error:
+            raise LogFailed(f"cannot make the folder of blobs {blobs_path(home)}: {error}") from error
+        self._uploads = Uploads(blobs)
         self._delivery = delivery(self._log, home)
         self._committer = Committer(self._log, self._delivery.wake)
         self._spools = Spools(home)
         self._streams = Streams(self._on_stream_closed)
-        self._adopter = Adopter(home, self._spools, self._log, self._committer, self._streams.is_open)
+        self._adopter = Adopter(home, self._spools, self._log, self._committer, blobs, self._streams.is_open)
         self._health = Health()
-        service = CollectorService(self._log, self._committer, self._streams, self.status, self._stops.put)
+        service = CollectorService(
+            self._log, self._committer, self._streams, blobs, self._uploads, self.status, self._stops.put
+        )
         self._server = make_server(service, self._health)
         self._listens = self._bind(listen)
         self._unrepaired = ""
@@ -194,7 +203,7 @@ class Collector:
                 return _AT_ONCE
             self._health.set(self._log.healthy)
             now = time.monotonic()
-            if self._streams.count or self._adopter.busy:
+            if self._streams.count or self._uploads.count or self._adopter.busy:
                 quiet_since = now
             elif now - quiet_since >= self._idle:
                 if self._all_settled() and self._streams.close_if_none():
@@ -224,6 +233,7 @@ class Collector:
         self._lock.withdraw()  # first: whoever needs a collector now starts one, which waits for this one's end
         self._health.set(False)
         self._streams.drain()
+        self._uploads.drain()
         self._adopter.wake()
         while not self._all_settled() and (left := until - time.monotonic()) > 0:
             try:

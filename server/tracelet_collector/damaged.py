@@ -11,7 +11,7 @@ from tracelet.spoolfile import SpoolDirectory
 
 __all__ = ["put_aside", "put_aside_whole", "strangers"]
 
-_OWN: Final = frozenset({"lock", "spool.json", "spool.json.new"})
+_OWN: Final = frozenset({"lock", "spool.json", "spool.json.new", "blobs"})
 _log = logging.getLogger(__name__)
 
 

@@ -17,7 +17,7 @@ from tracelet.errors import HomeError, TraceletError
 from tracelet.proto import codec
 from tracelet.version import __version__
 
-__all__ = ["MAX_SOCKET_PATH", "AlreadyServed", "HomeLock", "SocketError", "log_path", "socket_path"]
+__all__ = ["MAX_SOCKET_PATH", "AlreadyServed", "HomeLock", "SocketError", "blobs_path", "log_path", "socket_path"]
 
 MAX_SOCKET_PATH: Final = 100  # gRPC takes 107 bytes, macOS 103
 _PATIENCE: Final = 15.0  # for one that is about to end
@@ -35,6 +35,11 @@ class SocketError(TraceletError):
 def log_path(home: Path) -> Path:
     """The log's file."""
     return home / "log" / "tracelet.db"
+
+
+def blobs_path(home: Path) -> Path:
+    """The folder of the content-addressed store."""
+    return home / "log" / "blobs"
 
 
 def socket_path(home: Path) -> Path:

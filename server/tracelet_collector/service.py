@@ -13,10 +13,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
 from tracelet_collector.handshake import Refusal, StreamKey
 from tracelet_collector.log.base import Log, LogFailed
 from tracelet_collector.stream import PublishStream
+from tracelet_collector.uploads import MAX_UPLOADS, Uploads
 
 __all__ = ["MAX_STREAMS", "SERVICE", "CollectorService", "Health", "Streams", "make_server"]
 
@@ -117,6 +119,8 @@ class CollectorService:
         log: the log.
         committer: where batches go.
         streams: the open streams.
+        blobs: the content-addressed store.
+        uploads: what brings blobs into it.
         status: answers `Status`; gets a run's id, or None for all.
         stop: called by `Stop` with the seconds to drain.
     """
@@ -126,18 +130,22 @@ class CollectorService:
         log: Log,
         committer: Committer,
         streams: Streams,
+        blobs: BlobStore,
+        uploads: Uploads,
         status: Callable[[str | None], wire.StatusReply],
         stop: Callable[[float], None],
     ) -> None:
         self._log = log
         self._committer = committer
         self._streams = streams
+        self._blobs = blobs
+        self._uploads = uploads
         self._status = status
         self._stop = stop
 
     def publish(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[wire.ServerFrame]:
         """A writer's stream."""
-        stream = PublishStream(self._log, self._committer, self._streams.claim)
+        stream = PublishStream(self._log, self._committer, self._blobs, self._streams.claim)
         if not self._streams.admit(stream):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"this collector serves {MAX_STREAMS} writers already")
 
@@ -150,6 +158,10 @@ class CollectorService:
             return
         threading.Thread(target=stream.receive, args=(requests,), name="stream-reader", daemon=True).start()
         yield from stream.replies()
+
+    def upload(self, requests: Iterator[wire.UploadFrame], context: grpc.ServicerContext) -> Iterator[wire.UploadReply]:
+        """A writer's blob."""
+        return self._uploads.upload(requests, context)
 
     def status(self, request: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """How things stand."""
@@ -190,12 +202,15 @@ def make_server(service: CollectorService, said: Health) -> grpc.Server:
 
     Frames of `Publish` come to the service as bytes: what cannot be parsed gets an answer, where gRPC would only break off.
     """
-    threads = MAX_STREAMS + _OTHER_CALLS
+    threads = MAX_STREAMS + MAX_UPLOADS + _OTHER_CALLS
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=_OPTIONS, maximum_concurrent_rpcs=threads
     )
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Publish": grpc.stream_stream_rpc_method_handler(service.publish, None, wire.ServerFrame.SerializeToString),
+        "Upload": grpc.stream_stream_rpc_method_handler(
+            service.upload, wire.UploadFrame.FromString, wire.UploadReply.SerializeToString
+        ),
         "Status": grpc.unary_unary_rpc_method_handler(
             service.status, wire.StatusRequest.FromString, wire.StatusReply.SerializeToString
         ),

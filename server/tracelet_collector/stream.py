@@ -19,6 +19,7 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.version import __version__
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer, Outcome, Pending, Rejected
 from tracelet_collector.handshake import Refusal, StreamKey, check_hello, key_of
 from tracelet_collector.log.base import Append, Log, LogFailed, SequenceGap
@@ -39,12 +40,16 @@ class PublishStream:
     Args:
         log: the log.
         committer: where batches go.
+        blobs: what batches name must be here.
         claim: called with the stream's key when the writer has said who it is; raises `Refusal` when it may not come in.
     """
 
-    def __init__(self, log: Log, committer: Committer, claim: Callable[[PublishStream, StreamKey], None]) -> None:
+    def __init__(
+        self, log: Log, committer: Committer, blobs: BlobStore, claim: Callable[[PublishStream, StreamKey], None]
+    ) -> None:
         self._log = log
         self._committer = committer
+        self._blobs = blobs
         self._claim = claim
         self.key: StreamKey | None = None
         self._change = threading.Condition()
@@ -192,6 +197,9 @@ class PublishStream:
             codec.validate(batch, self._known_before(batch))
         except codec.MalformedBatch as error:
             raise Refusal(wire.Goodbye.CODE_MALFORMED, str(error)) from error
+        for sha256, blob_size in codec.blobs(batch):
+            if not self._blobs.has(sha256, blob_size):
+                raise Refusal(wire.Goodbye.CODE_MISSING_BLOB, f"the blob {sha256} was not uploaded")
         self._known |= defined
         count, size, points = batch.count, len(payload), codec.tally(batch).points
         with self._change:
