@@ -79,6 +79,19 @@ def status(
 
 
 @app.command()
+def runs(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: one JSON document on standard output.")
+    ] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="So many at most; 0 for all.")] = 20,
+) -> None:
+    """List the runs, the newest first."""
+    from tracelet.commands.runs import list_runs
+
+    list_runs(limit, as_json=as_json)
+
+
+@app.command()
 def wait(
     run: Annotated[
         str | None,

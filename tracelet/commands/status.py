@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from tracelet.commands.asking import ask
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.proto.codec import status_from_wire
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["as_document", "show", "table"]
 
+_NAMES: Final = 3  # of the runs that share an error
+
 
 def show(*, as_json: bool) -> None:
     """Print it.
@@ -30,7 +31,9 @@ def show(*, as_json: bool) -> None:
     Raises:
         CollectorError: the collector does not answer.
     """
-    reply = _ask()
+    home = usable_home(Options.load().home)
+    standing = ask(home)
+    reply = standing.reply
     if as_json:
         json.dump(as_document(reply), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -45,8 +48,13 @@ def show(*, as_json: bool) -> None:
     if reply.HasField("collector"):
         told = reply.collector
         say(f"collector {told.version}, pid {told.pid}, home {told.home}")
+    elif standing.unfound is not None:
+        say(
+            f"{_who(standing.unfound)} serves {home}, but cannot be found: it is starting or ending, or it hangs", "red"
+        )
+        say("this is what its log has")
     else:
-        say(f"no collector runs for {_home()}; this is what its log has")
+        say(f"no collector runs for {home}; this is what its log has")
     if reply.pending_spools:
         say(f"what {reply.pending_spools} processes left is not read in yet")
     if not reply.runs:
@@ -55,10 +63,8 @@ def show(*, as_json: bool) -> None:
     console.print(table(reply))
     for kind, target in dict.fromkeys((backend.kind, backend.target) for run in reply.runs for backend in run.backends):
         say(f"{kind}: {target}")
-    for run in reply.runs:
-        for backend in run.backends:
-            if backend.last_error:
-                say(f"{run.name}: {backend.kind} is {backend.state}: {backend.last_error}", style="red")
+    for (kind, state, error), names in _errors(reply).items():
+        say(f"{_names(names)}: {kind} is {state}: {error}", style="red")
 
 
 def as_document(reply: wire.StatusReply) -> dict[str, Any]:
@@ -90,6 +96,25 @@ def table(reply: wire.StatusReply) -> Table:
             columns.add_row(*cells, *(_cells_of_backend(backend) if backend is not None else ()))
             cells = ("", "", "")
     return columns
+
+
+def _errors(reply: wire.StatusReply) -> dict[tuple[str, str, str], list[str]]:
+    """Each error once, with the runs that have it."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for run in reply.runs:
+        for backend in run.backends:
+            if backend.last_error:
+                found.setdefault((backend.kind, backend.state, backend.last_error), []).append(run.name)
+    return found
+
+
+def _names(names: list[str]) -> str:
+    first = ", ".join(names[:_NAMES])
+    return first if len(names) <= _NAMES else f"{first} and {len(names) - _NAMES} more runs"
+
+
+def _who(pid: int) -> str:
+    return f"a collector (pid {pid})" if pid else "a collector"
 
 
 def _cells_of_run(run: wire.RunState) -> tuple[Text | str, str, str]:
@@ -143,30 +168,3 @@ def _backend(backend: wire.BackendState) -> dict[str, Any]:
         "last_error": backend.last_error,
         "worker_pid": backend.worker_pid,
     }
-
-
-def _home() -> Path:
-    return usable_home(Options.load().home)
-
-
-def _ask() -> wire.StatusReply:
-    from tracelet.errors import CollectorError
-    from tracelet.transport import local
-    from tracelet.transport.wait import status
-
-    home = _home()
-    endpoint = local.find(home)
-    if endpoint is not None:
-        try:
-            return status(endpoint.address)
-        except CollectorError:
-            if local.find(home) is not None:
-                raise
-    # The collector's own reading of its log, by name: nothing else on this side knows the collector's insides.
-    offline = importlib.import_module("tracelet_collector.status")
-    failed = importlib.import_module("tracelet_collector.log.base").LogFailed
-    try:
-        reply: wire.StatusReply = offline.read_offline(home)
-    except failed as error:
-        raise CollectorError(str(error)) from error
-    return reply

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tracelet.commands.asking import find_patiently
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.errors import CollectorError
-from tracelet.transport import local
 
 __all__ = ["stop_collector"]
 
@@ -32,7 +32,16 @@ def stop_collector(drain: float) -> int:
         CollectorError: it does not answer.
     """
     home = usable_home(Options.load().home)
-    endpoint = local.find(home)
+    endpoint, unfound = find_patiently(home)
+    if endpoint is None and unfound is not None:
+        who, remedy = (
+            (f"a collector (pid {unfound})", f"kill {unfound}") if unfound else ("a collector", "end it by hand")
+        )
+        sys.stderr.write(
+            f"tracelet: {who} serves {home}, but cannot be found: it is starting or ending, or it hangs. If that lasts:  "
+            f"{remedy}  - nothing is lost by it\n"
+        )
+        return 1
     if endpoint is None:
         sys.stdout.write(f"no collector runs for {home}\n")
         return 0
