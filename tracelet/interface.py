@@ -122,7 +122,7 @@ def start_logging(
     return run
 
 
-def stop_logging(wait: str | float = "durable") -> None:
+def stop_logging(wait: str | float | None = None) -> None:
     """Stop the active run: record its end, and return when everything is durable. Calling it again does nothing.
 
     What was logged before is in; what other threads log meanwhile may be. An exception that is being handled, or passes by a
@@ -130,19 +130,23 @@ def stop_logging(wait: str | float = "durable") -> None:
 
     Args:
         wait: "durable" (at most 5 s; what is not durable by then is kept in the spool, and one line says so), "delivered"
-            (until the trackers have it all, however long that takes), or seconds after which waiting for that ends.
+            (until the trackers have it all, however long that takes), or seconds after which waiting for that ends. By default
+            what the setting `stop_wait` says: durable; where no collector can outlive this process, delivered, for at most
+            two minutes.
 
     Raises:
         ConfigurationError: `wait` is none of these.
     """
-    seconds = _seconds(wait)
+    seconds = 0.0 if wait is None else _seconds(wait)
     run = active.current()
     if run is None:
         return
     until = time.monotonic() + seconds
     try:
         lifetime.stop(run, *exits.outcome(run.began_during))
-        if wait != "durable":
+        if wait is None:
+            lifetime.settle([run])
+        elif wait != "durable":
             lifetime.wait_until_delivered(run, None if math.isinf(seconds) else max(until - time.monotonic(), 0.0))
     except Exception as error:  # stopping must not fail a training that went well
         swallow("stopping", error)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,16 +15,20 @@ from tracelet import exits
 from tracelet.core import active
 from tracelet.core.experiment import Experiment, StopReport
 from tracelet.core.metrics import RunStatus
+from tracelet.core.outlive import why_none
 from tracelet.core.processes import grpc_is_lost, leave_to_children
+from tracelet.core.ranks import rank
 from tracelet.errors import CollectorError
 from tracelet.guard import Guard, say, swallow
+from tracelet.transport import local
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options
 
-__all__ = ["Ending", "activate", "give_up", "hand_over", "last_ending", "stop", "wait_until_delivered"]
+__all__ = ["Ending", "activate", "give_up", "hand_over", "last_ending", "settle", "stop", "wait_until_delivered"]
 
 _SAY_WHAT_IS_MISSING_AFTER: Final = 10.0
+_SAY_WHY_IT_WAITS_AFTER: Final = 2.0
 _AT_EXIT: Final = Guard("stopping at exit")  # the exit code is the script's
 
 
@@ -38,6 +43,7 @@ class Ending:
 
 _last: Ending | None = None
 _ended: list[Experiment] = []  # runs that this process began and stopped: `tracelet run --wait` waits for them
+_unsettled: list[Experiment] = []  # runs that another one followed: nobody has waited for their delivery
 _at_exit_of = 0  # the process that stops its runs when it exits
 # Around what concerns all runs: the patches, which go on with the first and off with the last. A signal handler may come in.
 _changing = threading.RLock()
@@ -82,6 +88,8 @@ def hand_over(run: Experiment) -> None:
     """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
     run.stop(*exits.outcome(run.began_during), deadline=0.0)
     _remember(run)
+    if _why_wait(run):
+        _unsettled.append(run)
     with _changing:
         active.end(run)
         _leave_to_children()
@@ -115,13 +123,52 @@ def _remember(run: Experiment) -> None:
         _ended.append(run)
 
 
-def wait_until_delivered(run: Experiment, timeout: float | None) -> None:
+def settle(runs: Iterable[Experiment]) -> None:
+    """Wait until runs that were stopped are delivered, where no collector can do that after this process, or as set.
+
+    At most two minutes for all of them; then it says what is missing and where it is kept.
+
+    Args:
+        runs: the runs. Those of others, of which this process is a writer, are theirs to wait for; but other nodes'
+            collectors end with the processes there.
+    """
+    waited: dict[str, None] = {}
+    until = None
+    for run in runs:
+        why = _why_wait(run)
+        if not why or run.id in waited or grpc_is_lost():
+            continue
+        from tracelet.transport.wait import DEADLINE
+
+        until = until or time.monotonic() + DEADLINE
+        waited[run.id] = None
+        wait_until_delivered(run, max(until - time.monotonic(), 0.0), why)
+
+
+def _why_wait(run: Experiment) -> str:
+    """Why stopping a run waits for its delivery, in words; empty when it does not."""
+    if not run.begun or run.plan.stop_wait == "durable":
+        return ""
+    if not run.is_owner and not ((me := rank()) is not None and me.rank > 0 and me.local_rank == 0):
+        return ""
+    if _last is not None and _last.run is run and not _last.report.durable and local.find(run.plan.home) is None:
+        return ""  # nobody delivers, and what is kept was said
+    if run.plan.stop_wait == "delivered":
+        return "TRACELET_STOP_WAIT=delivered says so"
+    where = why_none()
+    return f"no collector outlives {where} (TRACELET_STOP_WAIT=durable ends without)" if where else ""
+
+
+def wait_until_delivered(run: Experiment, timeout: float | None, why: str = "") -> None:
     """Wait for the trackers, and tell the user what is missing when the time is over.
 
     Args:
         run: a run that was stopped.
         timeout: seconds; None waits as long as it takes.
+        why: why it waits, where the user did not ask for it; said when it takes longer.
     """
+    if not run.begun and not run.is_owner:
+        return  # it recorded nothing, as ranks above 0 do
     if grpc_is_lost():
         say(f"run {run.name}: this process, forked or about to exit, cannot wait for delivery; the collector delivers")
         return
@@ -130,7 +177,15 @@ def wait_until_delivered(run: Experiment, timeout: float | None) -> None:
     began = time.monotonic()
 
     def tell(reply: Any) -> None:
-        if time.monotonic() - began > _SAY_WHAT_IS_MISSING_AFTER and (lacking := missing(reply)):
+        waited = time.monotonic() - began
+        if why and waited > _SAY_WHY_IT_WAITS_AFTER:
+            say(f"run {run.name}: waiting until everything is delivered, {timeout or 0:.0f} s at most: {why}")
+        if why and waited > _SAY_WHAT_IS_MISSING_AFTER and not os.isatty(2):
+            for state in reply.runs:
+                for backend in state.backends:
+                    rest = f"{backend.lag_points:,} of {state.durable:,} points to go"
+                    say(f"run {state.name}: {backend.kind} has {rest}", key=f"{run.id} {waited // 10} {backend.kind}")
+        elif waited > _SAY_WHAT_IS_MISSING_AFTER and (lacking := missing(reply)):
             say(f"waiting until everything is delivered: {lacking}", key=f"waiting for {run.id}")
 
     try:
@@ -153,6 +208,7 @@ def _leave(run: Experiment, error: BaseException | None) -> None:
     status, reason = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
     try:
         stop(run, status, reason)
+        settle([run])
     except Exception as trouble:  # the user's exception, not ours, is what leaves the block
         swallow("stopping", trouble)
 
@@ -183,6 +239,7 @@ def _stop_all(outcome: tuple[RunStatus, str] | None = None) -> None:
     try:
         for run in _ended:
             wait_until_delivered(run, None)
+        settle([*_unsettled, *(run for run, _, _ in ends)])
     except KeyboardInterrupt:
         say("interrupted: what is not delivered yet is kept, and a collector goes on with it (see `tracelet status`)")
     except Exception as error:  # the exit code is the script's
