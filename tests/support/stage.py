@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -19,6 +20,7 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import collector_pb2_grpc as service
 from tracelet.proto.v1 import records_pb2 as pb
+from tracelet.version import __version__
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Scene:
         batches: after so many, the connection ends...
         goodbye: ...with this; None: it breaks.
         acks: say what is durable.
-        forget: the log was removed: begin at 0.
+        forget: the log was removed, and the blobs with it: begin at 0.
+        uploads: what becomes of each upload: so many bytes, then it breaks; or it is refused. Later ones are taken.
     """
 
     refuse: wire.Goodbye.Code.ValueType | None = None
@@ -42,6 +45,7 @@ class Scene:
     goodbye: wire.Goodbye.Code.ValueType | None = None
     acks: bool = True
     forget: bool = False
+    uploads: tuple[int | grpc.StatusCode, ...] = ()
 
 
 class Stage(service.CollectorServicer):
@@ -51,6 +55,8 @@ class Stage(service.CollectorServicer):
         hellos: what each connection said first.
         records: what is in its log.
         most_under_way: positions that were sent and not acked, at most.
+        blobs: content by hash; it is whole.
+        chunks: for each upload that sent any: the offset at which it began, and how many bytes came.
     """
 
     def __init__(self, home: Path, *scenes: Scene, answers: bool = True) -> None:
@@ -61,6 +67,11 @@ class Stage(service.CollectorServicer):
         self.records: list[Record] = []
         self.next_seq = 0
         self.most_under_way = 0
+        self.blobs: dict[str, bytes] = {}
+        self.chunks: list[tuple[int, int]] = []
+        self.opened = 0
+        self._partly: dict[str, bytes] = {}
+        self._fates: list[int | grpc.StatusCode] = []
         self._pool = ThreadPoolExecutor(16)
         self._server = grpc.server(self._pool)
         service.add_CollectorServicer_to_server(self, self._server)
@@ -70,7 +81,10 @@ class Stage(service.CollectorServicer):
             self._server.start()
         self._calls: list[Any] = []
         self._endpoint = home / "endpoint.json"
-        self._endpoint.write_text(json.dumps({"address": address, "pid": os.getpid(), "version": "0", "wire": [1, 0]}))
+        wire_version = [codec.WIRE_MAJOR, codec.WIRE_MINOR]
+        self._endpoint.write_text(
+            json.dumps({"address": address, "pid": os.getpid(), "version": __version__, "wire": wire_version})
+        )
 
     def __enter__(self) -> Stage:
         return self
@@ -105,7 +119,8 @@ class Stage(service.CollectorServicer):
             self.hellos.append(hello)
             scene = self._scenes.pop(0) if len(self._scenes) > 1 else self._scenes[0]
             if scene.forget:
-                self.next_seq, self.records = 0, []
+                self.next_seq, self.records, self.blobs = 0, [], {}
+            self._fates += scene.uploads
         if scene.silent:
             for _ in frames:
                 continue
@@ -119,6 +134,11 @@ class Stage(service.CollectorServicer):
         acked = self.next_seq
         for number, frame in enumerate(frames, 1):
             batch = frame.batch
+            if any(sha256 not in self.blobs for sha256, _ in codec.blobs(batch)):
+                yield wire.ServerFrame(
+                    goodbye=wire.Goodbye(code=wire.Goodbye.CODE_MISSING_BLOB, next_seq=self.next_seq)
+                )
+                return
             self.most_under_way = max(self.most_under_way, batch.first_seq + batch.count - acked)
             self._store(batch)
             if scene.acks:
@@ -129,6 +149,34 @@ class Stage(service.CollectorServicer):
                     context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
                 yield wire.ServerFrame(goodbye=wire.Goodbye(code=scene.goodbye))
                 return
+
+    def Upload(self, frames: Iterator[wire.UploadFrame], context: Any) -> Iterator[wire.UploadReply]:
+        """One blob."""
+        opened = next(frames).open
+        name = opened.sha256.hex()
+        with self._lock:
+            self.opened += 1
+            fate = self._fates.pop(0) if self._fates else None
+        if isinstance(fate, grpc.StatusCode):
+            context.abort(fate, "not now")
+        if name in self.blobs:
+            yield wire.UploadReply(offset=opened.size, done=True)
+            return
+        content = self._partly.get(name, b"")
+        offset, most = len(content), len(content) + fate if fate is not None else opened.size
+        yield wire.UploadReply(offset=offset)
+        for frame in frames:
+            assert len(frame.chunk) <= codec.UPLOAD_CHUNK
+            content = (content + frame.chunk)[:most]
+            self._partly[name] = content
+            if len(content) == most:
+                break
+        self.chunks.append((offset, len(content) - offset))
+        if len(content) < opened.size:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+        assert hashlib.sha256(content).digest() == opened.sha256
+        self.blobs[name] = content
+        yield wire.UploadReply(offset=opened.size, done=True)
 
     def _store(self, batch: pb.Batch) -> None:
         with self._lock:

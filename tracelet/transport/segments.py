@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from tracelet.spoolfile.directory import SpoolDirectory
-from tracelet.spoolfile.slots import HEADER_SIZE, SEGMENT_SIZE, SegmentHeader
+from tracelet.spoolfile.slots import (
+    HEAD,
+    HEADER_SIZE,
+    PART,
+    SEGMENT_SIZE,
+    SLOT_SIZE,
+    SLOTS_PER_SEGMENT,
+    SegmentHeader,
+    SlotKind,
+)
 
 __all__ = ["RAM_SEGMENTS", "Segments", "default_cap"]
 
@@ -105,6 +114,23 @@ class Segments:
             if not path.exists():
                 self._files.pop(number, None)
                 self.mapped.pop(number, None)
+
+    def void(self, position: int) -> None:
+        """Make a finished record void: a point's slot; or a blob's head, and the parts that lie before it."""
+        left, blob_id, head = 0, 0, position
+        while position >= 0 and (segment := self.mapped.get(position // SLOTS_PER_SEGMENT)) is not None:
+            at = HEADER_SIZE + position % SLOTS_PER_SEGMENT * SLOT_SIZE
+            slot = segment[at : at + SLOT_SIZE]
+            if position == head:
+                segment[at + SLOT_SIZE - 2] = SlotKind.VOID
+                if slot[-2] == SlotKind.HEAD:
+                    _, _, left, blob_id, *_ = HEAD.unpack(slot)
+            elif slot[-2] == SlotKind.PART and PART.unpack(slot)[1] == blob_id:
+                segment[at + SLOT_SIZE - 2] = SlotKind.VOID
+                left -= 1
+            if not left:
+                return
+            position -= 1
 
     def release(self, before: int) -> None:
         """Let go of all segments with a number below `before`: their records are durable elsewhere."""

@@ -1,6 +1,7 @@
 """The sender: one thread that carries a spool to the collector, for ever if need be.
 
-It looks every tenth of a second, cuts what was committed into batches, and lets go of segments when the collector has them.
+It looks every tenth of a second, cuts what was committed into batches, uploads the blobs that they name before them, and lets
+go of segments and blobs when the collector has them.
 Whatever goes wrong (no collector, a broken stream, a full log) it waits and comes back; the collector's welcome says from
 which position. The training thread never waits for it.
 """
@@ -10,17 +11,19 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracelet.errors import CollectorError
 from tracelet.guard import say
 from tracelet.spoolfile import SpoolLost
-from tracelet.transport import local
 from tracelet.transport.background import importing
 from tracelet.transport.spool import SpoolWriter
 
 if TYPE_CHECKING:
+    from tracelet.proto.v1 import records_pb2 as pb
     from tracelet.transport.session import Session
 
 __all__ = ["Sender"]
@@ -41,6 +44,9 @@ class Sender:
         home: tracelet's home.
         interval: seconds between two looks.
         idle: for a collector that is started here.
+
+    Attributes:
+        stage: what records have to pass before they are sent; it is called now and then, and says which positions have.
     """
 
     def __init__(self, spool: SpoolWriter, home: Path, interval: float, idle: float) -> None:
@@ -48,6 +54,7 @@ class Sender:
         self._home = home
         self._interval = interval
         self._idle = idle
+        self.stage: Callable[[], int] | None = None
         self._wake = threading.Event()
         self._finishing = threading.Event()
         self._quit = threading.Event()
@@ -55,6 +62,8 @@ class Sender:
         self._durable = 0
         self._trouble_since: float | None = None
         self._last_error: str = ""
+        # For each record under way that names a blob: up to where all must be durable, and which.
+        self._blobs: deque[tuple[int, str]] = deque()
         self._thread = threading.Thread(target=self._run, name="tracelet-sender", daemon=True)
 
     @property
@@ -118,6 +127,7 @@ class Sender:
                 self._last_error = repr(error)
                 say(f"sending failed ({error!r}); records are kept in {self._spool.directory.path}", key="sender")
             self._tell_trouble()
+            self._ready()
             self._spool.prepare()
             if self._durable > before or self._finishing.is_set() != finishing:
                 backoff = _MIN_BACKOFF
@@ -134,21 +144,14 @@ class Sender:
 
             from tracelet.proto.v1 import collector_pb2 as wire
             from tracelet.transport import outdated
-            from tracelet.transport.session import Refused, Session
+            from tracelet.transport.session import Session
 
         info = self._spool.info
-        endpoint = local.ensure(self._home, _START_DEADLINE, self._idle)
+        endpoint = outdated.current(self._home, _START_DEADLINE, self._idle)
         hello = wire.Hello(
             run=ParseDict(dict(info.run), wire.RunSpec()), writer=ParseDict(dict(info.writer), wire.WriterSpec())
         )
-        try:
-            session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
-        except Refused as refused:
-            if refused.code == wire.Goodbye.CODE_VERSION and outdated.make_way(endpoint):
-                raise CollectorError(
-                    f"an older collector (pid {endpoint.pid}) makes way for one of this version"
-                ) from refused
-            raise
+        session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
         try:
             self._follow(session)
         finally:
@@ -159,6 +162,9 @@ class Sender:
 
         spool = self._spool
         self._durable = position = session.next_seq
+        self._let_go_of_blobs(position)
+        self._blobs.clear()  # what is left is named again
+        there: set[str] = set()
         start = spool.rewind(position)
         if start > position:
             # Acked once, and forgotten by the collector since (its log was removed): said, not skipped.
@@ -169,6 +175,7 @@ class Sender:
             if durable > self._durable:
                 self._durable, self._trouble_since = durable, None
                 spool.release(durable)
+                self._let_go_of_blobs(durable)
             if durable >= claimed:
                 self._trouble_since, self._last_error = None, ""
                 if finishing:
@@ -178,15 +185,52 @@ class Sender:
             if self._quit.is_set():
                 return
             while (room := durable + session.credit - spool.taken) > 0:
-                items = spool.take(min(room, session.max_records))
+                ready = self._ready() - spool.taken
+                items = spool.take(min(room, ready, session.max_records)) if ready > 0 else []
                 if not items:
                     break
                 for batch in codec.encode(items, session.max_records):
+                    self._upload_blobs(batch, session, there)
                     session.send(batch)
             spool.prepare()
             # An ack wakes this thread only when it waits for one: else every ack would cut a tiny batch.
             session.eager = finishing or room <= 0
             self._wait(_FINISHING_INTERVAL if finishing else self._interval)
+
+    def _upload_blobs(self, batch: pb.Batch, session: Session, there: set[str]) -> None:
+        """Bring the collector what a batch names, but for what is `there` since this connection began."""
+        from tracelet.proto import codec
+        from tracelet.transport.upload import BlobGone, lose, upload
+
+        end, run_id = batch.first_seq + batch.count, str(self._spool.info.run["run_id"])
+
+        def between() -> None:
+            if session.broken is not None:
+                raise session.broken
+            if self._quit.is_set():
+                raise CollectorError("the run was stopped before everything was uploaded")
+            self._spool.prepare()
+
+        for sha256, size in list(codec.blobs(batch)):
+            self._blobs.append((end, sha256))
+            if sha256 in there:
+                continue
+            try:
+                upload(session.stub, self._spool.blobs.path(sha256), size, run_id, between)
+                there.add(sha256)
+            except BlobGone as gone:
+                if lost := lose(batch, sha256):
+                    say(f"{gone}: {lost} record(s) with that content are lost")
+
+    def _let_go_of_blobs(self, durable: int) -> None:
+        while self._blobs and self._blobs[0][0] <= durable:
+            self._spool.blobs.let_go(self._blobs.popleft()[1])
+        self._spool.blobs.sweep()
+
+    def _ready(self) -> int:
+        """Positions before this one may be sent."""
+        claimed = self._spool.claimed  # first: the stage may come any moment, and is for what comes after it
+        return claimed if self.stage is None else self.stage()
 
     def _tell_trouble(self) -> None:
         now = time.monotonic()

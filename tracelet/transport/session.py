@@ -45,6 +45,7 @@ class Session:
         credit: positions that may be under way.
         broken: why the stream ended, or None.
         eager: somebody waits for the next ack.
+        stub: the collector's other methods.
 
     Raises:
         CollectorError: no welcome in time, or the connection failed.
@@ -64,7 +65,8 @@ class Session:
         hello.wire.major, hello.wire.minor = codec.WIRE_MAJOR, codec.WIRE_MINOR
         hello.client_version = __version__
         self._outbox.put(wire.ClientFrame(hello=hello))
-        self._call: Any = collector_stub(self._channel).Publish(iter(self._outbox.get, None))
+        self.stub = collector_stub(self._channel)
+        self._call: Any = self.stub.Publish(iter(self._outbox.get, None))
         self._receiver = threading.Thread(target=self._receive, name="tracelet-acks", daemon=True)
         self._receiver.start()
         if not self._welcomed.wait(timeout) or self.broken is not None:

@@ -38,6 +38,7 @@ from tracelet.spoolfile.slots import (
     blob_slots,
     mark_of,
 )
+from tracelet.transport.blobs import Blobs
 from tracelet.transport.segments import RAM_SEGMENTS, Segments, default_cap
 
 __all__ = ["SpoolWriter"]
@@ -47,6 +48,7 @@ _VOID: Final = int(SlotKind.VOID)
 _KEPT, _GIVEN_UP = "kept", "given up"
 _CONTEST_AFTER: Final = 1.0
 _RETRY_EVERY: Final = 4096
+_COUNTED: Final = frozenset((BlobKind.POINT, BlobKind.MEDIA, BlobKind.ARTIFACT))
 _pack_into: Final = POINT.pack_into
 
 
@@ -56,7 +58,10 @@ class SpoolWriter:
     Args:
         home: the tracelet home.
         info: who writes, for which run.
-        cap: bytes of disk that it may take; by default 2 GiB or a tenth of the disk.
+        cap: bytes of disk that its segments may take; by default 2 GiB or a tenth of the disk.
+
+    Attributes:
+        blobs: content that records name.
 
     Raises:
         OSError: the folder cannot be made.
@@ -66,6 +71,7 @@ class SpoolWriter:
         self.info = info
         self._lock: int | None
         self.directory, self._lock = SpoolDirectory.create(home, info)
+        self.blobs = Blobs(self.directory.blobs)
         self._mark = mark_of(info.epoch)
         # What is in RAM alone is as good as lost where nobody sends it.
         ram = RAM_SEGMENTS if info.sends else 0
@@ -124,7 +130,7 @@ class SpoolWriter:
             said: the fields of the wire message of that kind; JSON-able.
 
         Returns:
-            False: there was no room; it is dropped (and counted when it is a point).
+            False: there was no room; it is dropped (and counted when it is a point, media or an artifact).
 
         Raises:
             ValueError: it is larger than a spool can hold.
@@ -136,7 +142,7 @@ class SpoolWriter:
                 if written:
                     return True
                 break
-        return self._drop() if kind is BlobKind.POINT else False
+        return self._drop() if kind in _COUNTED else False
 
     def put_last(self, kind: BlobKind, said: Mapping[str, Any]) -> bool:
         """Record what must not be missing, whatever room is left: the run's end. What was dropped is recorded before it."""
@@ -220,7 +226,13 @@ class SpoolWriter:
 
         Stops before a slot that is claimed and not committed, until it is committed or has been given up.
         """
-        number, slot = divmod(self._taken, SLOTS_PER_SEGMENT)
+        items = self.look(self._taken, limit, self._decoder)
+        self._taken += len(items)
+        return items
+
+    def look(self, position: int, limit: int, decoder: SlotDecoder) -> list[SpoolItem]:
+        """As `take`, for whoever reads it a second time, with a place and a decoder of his own."""
+        number, slot = divmod(position, SLOTS_PER_SEGMENT)
         slots = min(limit, SLOTS_PER_SEGMENT - slot)
         segment = self._mapped.get(number)
         at = HEADER_SIZE + slot * SLOT_SIZE
@@ -228,35 +240,36 @@ class SpoolWriter:
         ready = marks.find(b"\0")
         ready = len(marks) if ready < 0 else ready
         if ready == 0:
-            return self._give_up(self._taken) if self._taken < self.claimed else []
+            return self._give_up(position) if position < self.claimed else []
         assert segment is not None
-        items = self._decoder.decode(segment[at : at + ready * SLOT_SIZE], self._taken, self._mark)
-        self._taken += ready
+        items = decoder.decode(segment[at : at + ready * SLOT_SIZE], position, self._mark)
         if self._verdicts:  # a writer that came too late may be about to mark its slot void
             items = [SpoolVoid(item.seq) if self._verdicts.get(item.seq) is _GIVEN_UP else item for item in items]
         return items
 
     def _give_up(self, position: int) -> list[SpoolItem]:
         if self._verdicts.get(position) is _GIVEN_UP:
-            self._taken += 1
             return [SpoolVoid(position)]
         since = self._hole_since.setdefault(position, time.monotonic())
         if time.monotonic() - since < _CONTEST_AFTER:
             return []
-        del self._hole_since[position]
+        self._hole_since.pop(position, None)
         # The order matters: once contested, a writer that commits later asks for the verdict; one that committed before is
         # seen here.
         self._contested[position] = None
         committed = self._committed(position)
         if self._verdicts.setdefault(position, _KEPT if committed else _GIVEN_UP) is _KEPT:
             return []  # there after all: the next take has it
-        self._taken += 1
         return [SpoolVoid(position)]
 
     def _committed(self, position: int) -> bool:
         number, slot = divmod(position, SLOTS_PER_SEGMENT)
         segment = self._mapped.get(number)
         return segment is not None and segment[HEADER_SIZE + (slot + 1) * SLOT_SIZE - 1] != 0
+
+    def void(self, position: int) -> None:
+        """Have the finished record at `position`, which nobody has taken yet, say nothing."""
+        self._segments.void(position)
 
     def rewind(self, position: int) -> int:
         """Take again from `position` on, as far as it is still here.
