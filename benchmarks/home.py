@@ -36,7 +36,9 @@ class Home:
         """For processes that record into this home. Bytecode is kept, as on anybody's machine."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRACELET_", "MLFLOW_"))}
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
-        return {**kept, "TRACELET_HOME": str(self.path), "MLFLOW_TRACKING_URI": self.store}
+        # Wherever this runs, also where no collector outlives a script: stopping is measured until all is durable.
+        settings = {"TRACELET_HOME": str(self.path), "TRACELET_STOP_WAIT": "durable"}
+        return {**kept, **settings, "MLFLOW_TRACKING_URI": self.store}
 
     def start_collector(self) -> local.Endpoint:
         """The collector, started when it does not run."""
