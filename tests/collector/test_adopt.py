@@ -366,6 +366,7 @@ def test_adoption_that_is_killed_again_and_again_takes_everything_once(
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 def test_torture_adoption(serve: Callable[..., CollectorProcess], tmp_path: Path, torture_seed: int) -> None:
+    """The collector is killed while it adopts the spools of dead writers: 10 homes, 6 kills each."""
     for seed in range(torture_seed, torture_seed + 10):
         kill_while_it_adopts(serve, tmp_path / f"home-{seed}", seed, kills=6)
 

@@ -57,6 +57,7 @@ def test_what_was_acked_survives_kills_exactly_once_and_in_order(serve: Serve, s
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 def test_torture_kills(serve: Serve, torture_seed: int) -> None:
+    """The collector is killed while it takes records: 6 streams, 10 kills each."""
     for seed in range(torture_seed, torture_seed + 6):
         kill_while_it_takes_records(serve, seed, kills=10)
 

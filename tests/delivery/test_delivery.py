@@ -102,6 +102,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore) -> No
 def test_a_killed_worker_costs_nothing_at_length(
     tmp_path: Path, store: MlflowStore, torture_seed: int, turn: int
 ) -> None:
+    """The worker is killed while it delivers to MLflow: 8 kills a round."""
     kill_the_worker(tmp_path, store, seed=torture_seed + turn, kills=8)
 
 

@@ -110,5 +110,6 @@ def test_all_three(spine: Spine, seed: int) -> None:
 @pytest.mark.parametrize("round", range(50))
 @pytest.mark.parametrize("kill", [kill_trainer, kill_collector, kill_worker, kill_all])
 def test_torture(spine: Spine, torture_seed: int, kill: object, round: int) -> None:
+    """The whole way from a script to MLflow, and who is killed in it."""
     assert callable(kill)
     kill(spine, torture_seed + round)

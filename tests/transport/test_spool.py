@@ -266,6 +266,7 @@ def test_kill_9_loses_no_point_whose_call_returned(home: Path, seed: int) -> Non
 
 @pytest.mark.torture
 def test_torture_kill_9(home: Path, torture_seed: int) -> None:
+    """A writer of a spool is killed: 50 kills."""
     for seed in range(torture_seed, torture_seed + 50):
         kill_while_writing(home, seed)
 
