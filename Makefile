@@ -35,11 +35,15 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not torture" $(ARGS)
 
-## make torture      the long fault tests; TRACELET_TORTURE_SEED repeats a run
+## make torture      the long fault tests, their table in build/torture.md; TRACELET_TORTURE_SEED repeats a run
 torture: $(VENV)/.dev
 	@export TRACELET_TORTURE_SEED=$${TRACELET_TORTURE_SEED:-$$(( RANDOM * 32768 + RANDOM ))}; \
 	echo "seed: $$TRACELET_TORTURE_SEED (make torture TRACELET_TORTURE_SEED=$$TRACELET_TORTURE_SEED repeats this run)"; \
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m torture --timeout 3600 $(ARGS)
+	rm -f build/torture.xml; status=0; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m torture --timeout 3600 --junitxml build/torture.xml $(ARGS) || status=$$?; \
+	$(BIN)/python -m tests.support.torture build/torture.xml --seed $$TRACELET_TORTURE_SEED --arguments='$(ARGS)' \
+	    --into build/torture.md && echo "build/torture.md has the table"; \
+	exit $$status
 
 ## make lint         ruff: rules and format
 lint: $(VENV)/.dev
