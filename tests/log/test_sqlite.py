@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,46 @@ def test_a_known_run_keeps_its_first_words_and_gains_backends(log: SqliteLog) ->
     assert (run.spec.name, run.spec.backends[0].target) == ("a run", "sqlite:///mlflow.db")
     assert [cursor.kind for cursor in log.cursors("r")] == ["mlflow", "wandb"]
     assert positions(log, "r", "wandb") == [1, 2, 3, 4]  # from the beginning
+
+
+def test_whoever_resumes_a_run_may_say_more_of_it(log: SqliteLog) -> None:
+    first, again, child = (run_spec("mlflow", run_id="r") for _ in range(3))
+    first.notes, first.group = "first", "g"
+    first.tags.update({"a": "1", "b": "1"})
+    log.open_stream(first, writer_spec())
+    again.notes, again.parent = "second", "p"
+    again.tags.update({"b": "2", "c": "2"})
+    log.open_stream(again, writer_spec(epoch=2))
+    child.notes = "nobody asked"
+    log.open_stream(child, writer_spec(epoch=3, owner=False))
+    log.open_stream(first, writer_spec())  # a stream that is known: its words were heard
+    (row,) = log.runs("r")
+    assert (row.spec.notes, row.spec.group, row.spec.parent) == ("second", "g", "p")
+    assert dict(row.spec.tags) == {"a": "1", "b": "2", "c": "2"}
+
+
+def test_a_log_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "log" / "tracelet.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((Path(__file__).parent / "version_1.sql").read_text())
+    log = SqliteLog(path)
+    (run,) = log.runs()
+    assert (run.spec.run_id, run.durable, run.status) == ("of-version", 14, RunStatus.FINISHED)
+    (cursor,) = log.cursors()
+    assert (cursor.delivered, cursor.dead, cursor.lag_points, cursor.state) == (8, 1, 5, '{"run": "x"}')
+    assert log.recall("of-version", "mlflow", [5]) == {5: 6}
+    assert len(log.dead_letters()) == 1
+    spec = run_spec("mlflow", run_id="of-version")
+    spec.parent = "p"
+    blob = pb.BlobRef(sha256=bytes(32), size=20_000)
+    media = pb.Media(tag=1, step=3, wall_time=1.0, media_type="image/png", blob=blob)
+    stream = log.open_stream(spec, writer_spec(epoch=2)).stream
+    assert put(log, stream, batch(0, 4, events=[pb.Event(tag_def=TAG), pb.Event(media=media)])) == [4]
+    assert log.open_stream(spec, writer_spec()).next_seq == 16
+    decoded = [record for _, _, record in drained(log, "of-version", "mlflow")]
+    assert len(decoded) == 9  # five points, the end, media and two points
+    log.close()
 
 
 def test_only_its_owner_ends_a_run_and_the_last_word_counts(log: SqliteLog) -> None:

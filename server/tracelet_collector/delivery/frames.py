@@ -3,11 +3,16 @@
 The conversation (version 1). The scheduler asks, the worker answers, one exchange at a time:
 
     hello {version, kind, locks}            ready {version, pid, batch_points} | refused {message}
-    export {run, state, batches, …} + bytes  exported {counts, dead, state} + stamps
+    export {run, about, state, …} + bytes   exported {counts, dead, state} + stamps
                                              | retry {message, after} | pause {message}
                                              | unreadable {message} | broken {message}
     while an export is under way:            recall + keys
     recalled + entries
+                                             working {seconds}: what comes next may take so much longer; no answer
+
+The two ends may be of different versions: the worker's is the training script's. `run` has what every version knows, `about`
+what later ones added, of which a worker takes what it knows; `working` is said only over records that an older collector
+never has.
 
 Integers that travel in bulk (keys, entries, stamps) are packed as native 64-bit ones: both ends are on one machine.
 """

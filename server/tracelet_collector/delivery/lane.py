@@ -67,6 +67,7 @@ class Lane:
             course = self._courses.get(run.run_id)
             if course is None:
                 course = self._courses[run.run_id] = Course(run, backend, Backoff(self._patience))
+            course.run = run  # whoever resumed it may have said more of it
             course.woken = True
             if not course.queued:
                 course.queued = True

@@ -26,6 +26,7 @@ from tracelet_collector.delivery.frames import (
 from tracelet_collector.delivery.spawner import Spawner
 from tracelet_collector.exporters.base import Paused, Retryable
 from tracelet_collector.exporters.table import EXPORTERS
+from tracelet_collector.home import blobs_path
 from tracelet_collector.log.base import Chunk, DeadLetter, Progress
 
 __all__ = ["Unreadable", "WorkerFailed", "WorkerProcess"]
@@ -168,7 +169,8 @@ class WorkerProcess:
             WorkerFailed: the worker is of no further use.
         """
         try:
-            header, payload = self._exchange(_export_frame(run, backend, chunk, state), recall)
+            frame = _export_frame(run, backend, chunk, state, blobs_path(self._origin.home))
+            header, payload = self._exchange(frame, recall)
         except TimeoutError:
             raise WorkerFailed(f"the worker gave no answer within {self._patience.export:g} s") from None
         except Disconnected:
@@ -201,8 +203,13 @@ class WorkerProcess:
         self, frame: tuple[dict[str, Any], bytes], recall: Callable[[Sequence[int]], Mapping[int, int]]
     ) -> tuple[dict[str, Any], bytes]:
         self._channel.send(*frame, timeout=_SEND)
+        more = 0.0
         while True:
-            header, payload = self._channel.receive(self._patience.export)
+            header, payload = self._channel.receive(self._patience.export + more)
+            if header["say"] == "working":
+                more = header["seconds"]
+                continue
+            more = 0.0
             if header["say"] != "recall":
                 return header, payload
             try:
@@ -243,7 +250,7 @@ class WorkerProcess:
 
 
 def _export_frame(
-    run: wire.RunSpec, backend: wire.BackendSpec, chunk: Chunk, state: str
+    run: wire.RunSpec, backend: wire.BackendSpec, chunk: Chunk, state: str, blobs: Path
 ) -> tuple[dict[str, Any], bytes]:
     pieces: list[bytes] = []
     dictionaries = []
@@ -259,6 +266,13 @@ def _export_frame(
             "project": run.project,
             "target": backend.target,
             "created": run.created,
+        },
+        "about": {
+            "parent": run.parent,
+            "group": run.group,
+            "notes": run.notes,
+            "tags": dict(run.tags),
+            "blobs": str(blobs.absolute()),
         },
         "state": state,
         "dictionaries": dictionaries,

@@ -9,6 +9,7 @@ scheduler hangs up, and on Linux with the scheduler's process.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet.core.metrics import Metric
+from tracelet.core.metrics import POINTS, Artifact, Media, Metric
 from tracelet.errors import BackendNotInstalledError
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as pb
@@ -34,6 +35,7 @@ __all__ = ["main"]
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOCK_PATIENCE: Final = 10.0
+_RUN_FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Run))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -104,6 +106,9 @@ class _Memory:
         _, payload = self._channel.receive()
         return unpack_pairs(payload)
 
+    def working(self, seconds: float) -> None:
+        self._channel.send({"say": "working", "seconds": seconds})
+
 
 def _answer(
     channel: Channel, exporter: Exporter, locks: Path, header: Mapping[str, Any], payload: bytes
@@ -113,7 +118,8 @@ def _answer(
     except Exception as error:
         traceback.print_exc()
         return {"say": "unreadable", "message": f"{type(error).__name__}: {error}"}, b""
-    run = Run(**header["run"])
+    about = {name: said for name, said in header.get("about", {}).items() if name in _RUN_FIELDS}
+    run = Run(**header["run"], **about)
     state = header["state"]
     try:
         with exclusive(locks, run.target, _LOCK_PATIENCE):
@@ -159,7 +165,7 @@ def _decode(header: Mapping[str, Any], payload: bytes) -> list[Item]:
 
 
 def _check(outcome: Outcome, items: Sequence[Item]) -> None:
-    points = sum(isinstance(item.record, Metric) for item in items)
+    points = sum(isinstance(item.record, POINTS) for item in items)
     told = outcome.delivered + outcome.collapsed + outcome.rerouted + len(outcome.dead)
     if told != points:
         raise AssertionError(f"the exporter was given {points} points and accounts for {told}")
@@ -167,15 +173,31 @@ def _check(outcome: Outcome, items: Sequence[Item]) -> None:
 
 def _letter(dead: Dead) -> dict[str, Any]:
     point = dead.item.record
-    assert isinstance(point, Metric)
-    told = {"name": point.name, "value": point.value, "step": point.step, "wall_time": point.wall_time}
+    told: dict[str, Any]
+    match point:
+        case Metric():
+            told = {"name": point.name, "value": point.value, "step": point.step, "wall_time": point.wall_time}
+        case Media():
+            told = {"kind": point.kind, "name": point.name, "step": point.step, "wall_time": point.wall_time}
+            told |= _content(point)
+        case Artifact():
+            told = {"kind": "artifact", "name": point.path, "wall_time": point.wall_time} | _content(point)
+        case _:
+            raise AssertionError(f"{type(point).__name__} is no point")
     return {
         "lsn": dead.item.lsn,
         "seq": dead.item.seq,
-        "name": point.name,
+        "name": told["name"],
         "error": dead.error,
         "point": json.dumps(told, ensure_ascii=False),
     }
+
+
+def _content(point: Media | Artifact) -> dict[str, Any]:
+    said: dict[str, Any] = {"media_type": point.media_type}
+    if isinstance(point.content, bytes):
+        return said | {"size": len(point.content)}
+    return said | {"size": point.content.size, "sha256": point.content.sha256}
 
 
 def _die_with_parent() -> None:

@@ -114,6 +114,9 @@ class Memory(Protocol):
     def recall(self, keys: Sequence[int]) -> Mapping[int, int]:
         """The entries of these keys; unknown ones are left out."""
 
+    def working(self, seconds: float) -> None:
+        """What comes next may take so much longer than a chunk may otherwise."""
+
 
 class Exporter(Protocol):
     """One tracker. Used by one thread."""

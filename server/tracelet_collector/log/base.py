@@ -114,7 +114,7 @@ class DeadLetter:
     seq: int
     name: str
     error: str
-    point: str  # JSON, for people: name, value, step, wall_time
+    point: str  # JSON, for people: name, value, step, wall_time; of media and artifacts kind, size and hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class Log(Protocol):
         """The stream of a writer's epoch, made (with its run and its cursors) when it is new. Durable.
 
         A run that is known keeps its first name, project and backends; a backend it does not have yet is added, with its
-        cursor at the beginning.
+        cursor at the beginning. Its parent, group, notes and tags are what the newest of its owners said.
 
         Raises:
             LogFailed: it could not be written.

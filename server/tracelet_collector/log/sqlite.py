@@ -84,12 +84,13 @@ class SqliteLog:
     def _open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
         epoch = reading.signed(writer.epoch)
         with self._handle.lock, self._handle.transaction() as db:
-            number = _know_run(db, run)
+            number, spec = _know_run(db, run)
             new = db.execute(
                 "INSERT OR IGNORE INTO streams (run, writer_id, epoch, owner) VALUES (?, ?, ?, ?)",
                 (number, writer.writer_id, epoch, writer.owner),
             ).rowcount
             if new and writer.owner:
+                _go_by(db, number, spec, run)
                 db.execute(
                     "UPDATE runs SET status = ?, ended = NULL WHERE run = ? AND status <> ?",
                     (RunStatus.RUNNING.value, number, RunStatus.RUNNING.value),
@@ -223,7 +224,7 @@ class SqliteLog:
         self._handle.close()
 
 
-def _know_run(db: sqlite3.Connection, run: wire.RunSpec) -> int:
+def _know_run(db: sqlite3.Connection, run: wire.RunSpec) -> tuple[int, wire.RunSpec]:
     """The run's row, made when it is new, with a cursor for each of its backends."""
     db.execute(
         "INSERT OR IGNORE INTO runs (run_id, spec, status) VALUES (?, ?, ?)",
@@ -238,7 +239,16 @@ def _know_run(db: sqlite3.Connection, run: wire.RunSpec) -> int:
     db.executemany(
         "INSERT OR IGNORE INTO cursors (run, kind) VALUES (?, ?)", [(number, backend.kind) for backend in spec.backends]
     )
-    return int(number)
+    return int(number), spec
+
+
+def _go_by(db: sqlite3.Connection, number: int, spec: wire.RunSpec, run: wire.RunSpec) -> None:
+    """Whoever resumes a run may say of it what it likes: the newest word stands. What it leaves open stays as it was."""
+    for field in ("parent", "group", "notes"):
+        if said := getattr(run, field):
+            setattr(spec, field, said)
+    spec.tags.update(run.tags)
+    db.execute("UPDATE runs SET spec = ? WHERE run = ?", (spec.SerializeToString(deterministic=True), number))
 
 
 def _move_cursor(db: sqlite3.Connection, run_id: str, kind: str, progress: Progress) -> None:
