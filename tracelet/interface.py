@@ -6,17 +6,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tracelet import exits, lifetime
-from tracelet.core import active, targets
+from tracelet import checks, exits, lifetime
+from tracelet.core import active, identity, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
-from tracelet.core.options import Options, PyTorchOptions
-from tracelet.core.place import Place, as_owned, is_silent_rank, rank_label, take_place
+from tracelet.core.identity import Resume
+from tracelet.core.options import ENV_FILE, Options, PyTorchOptions, read_environment
+from tracelet.core.place import Place, as_asked, as_owned, is_silent_rank, rank_label, take_place
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import home_above, known, run_is_ours
 from tracelet.errors import ConfigurationError
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Ending", "begin_under_launcher", "get_active_experiment", "last_ending", "start_logging", "stop_logging"]
 
-_LONGEST_NAME: Final = 1000
 # Settings that a script may still decide under `tracelet run`, and where they go in a plan.
 _OPEN: Final[Mapping[str, str]] = {
     "run_name": "name",
     "project": "project",
+    "parent": "parent",
+    "group": "group",
+    "notes": "notes",
+    "tags": "tags",
     "writer_prefix": "prefix",
     "spool_cap_bytes": "spool_cap",
     "flush_interval": "flush_interval",
@@ -41,6 +45,16 @@ _OPEN: Final[Mapping[str, str]] = {
 }
 _launched: Experiment | None = None
 _adopted = False  # by a start_logging; a second one begins a run of its own
+# Settings that a run which goes on has already, likewise.
+_BEGUN_WITH: Final[Mapping[str, str]] = {
+    "run_name": "name",
+    "project": "project",
+    "backend": "backends",
+    "url": "backends",
+    "parent": "parent",
+    "group": "group",
+    "notes": "notes",
+}
 _silenced: Experiment | None = None  # the run of a rank that records nothing
 
 
@@ -53,6 +67,13 @@ def start_logging(
     config: Mapping[str, Any] | None = None,
     *,
     settings: TraceletSettings | None = None,
+    run_id: str | None = None,
+    resume: Resume = "never",
+    parent: str | Experiment | None = None,
+    group: str | None = None,
+    tags: Mapping[str, Any] | Iterable[str] | None = None,
+    notes: str | None = None,
+    mode: Literal["disabled"] | None = None,
 ) -> Experiment:
     """Start a run: from now on, what the script logs by a known framework is recorded, and delivered to the backends.
 
@@ -69,7 +90,17 @@ def start_logging(
         api_key: the tracker's key; a mapping when there are several backends.
         backend_url: the tracker's address; by default what the tracker's own SDK would use.
         config: parameters of the run, as by `Experiment.log_params`.
-        settings: all settings at once; the arguments above go before them.
+        settings: all settings at once; the other arguments go before them.
+        run_id: an id of your own; by default a new one.
+        resume: what `run_id` means. "never": a new run, and an error when there is one already. "auto": the run of this id goes
+            on, if there is one. "must": it goes on, and an error when there is none. A run that goes on keeps its name,
+            project, trackers and labels, is running again until its next end, and gets its points behind those that it has,
+            whatever their steps are.
+        parent: the run, or the id of the run, that it belongs to.
+        group: what the run is compared with.
+        tags: tags of the run: a mapping, or words.
+        notes: a text about the run, in Markdown.
+        mode: "disabled" makes everything a no-op, as `TRACELET_DISABLED=1` does: nothing is recorded, written or started.
 
     Returns:
         The run. It is a context manager too: leaving the block stops it.
@@ -77,43 +108,60 @@ def start_logging(
     Raises:
         BackendNotInstalledError: a backend's package is missing; the message has the line that installs it.
         UnknownBackendError: a backend that tracelet does not have.
-        ConfigurationError: an argument or a setting makes no sense.
+        ConfigurationError: an argument or a setting makes no sense, or there is, or is not, a run of that id.
         HomeError: TRACELET_HOME cannot be written to.
     """
-    options = _options(settings).override(run_name=exp_name, project=project, backend=backend)
-    _check(options, config)
+    arguments = {
+        "run_name": exp_name,
+        "project": project,
+        "backend": backend,
+        "parent": parent,
+        "group": group,
+        "tags": tags,
+        "notes": notes,
+    }
+    options, named = _options(settings)
+    options = options.override(**arguments, disabled=checks.disabled(mode))
+    checks.plain(options, config)
+    checks.identity(options, run_id, resume, (active.superseded(), _launched))
+    given = {name for name, value in {**arguments, "api_key": api_key, "url": backend_url}.items() if value is not None}
     if options.disabled:
         return _silent(options)
-    place = take_place(options)
+    place = as_asked(take_place(options), run_id)
     if place.silent:
         return _silent_rank(options, place)
     if _launched is None and (place.joins or run_is_ours()):
         begin_under_launcher()  # a process below it that has imported nothing which is intercepted
     fits = _launched is not None and (_launched.id == place.run_id if place.joins else _launched.is_owner)
-    if _launched is not None and _launched.active and not _adopted and fits:
-        arguments = {
-            "run_name": exp_name,
-            "project": project,
-            "backend": backend,
-            "api_key": api_key,
-            "url": backend_url,
-        }
-        given = {name for name, value in arguments.items() if value is not None}
+    if _launched is not None and _launched.active and not _adopted and fits and run_id in (None, _launched.id):
         if settings is not None:
             given |= settings.model_fields_set
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     if place.joins:
-        return _join(options, place, backend_url, api_key, config)
+        return _join(options, place, given, backend_url, api_key, config)
     home = usable_home(options.home)
-    backends = targets.resolve(options.backend, home, backend_url, api_key)
-    if (before := active.superseded()) is not None:
-        lifetime.hand_over(before)
+    begun = None
+    if run_id is not None:
+        begun = identity.find(home, run_id, resume) if place.owner else identity.recall(home, run_id)
+    given |= named
+    kinds = options.backend if begun is None or "backend" in given else tuple(each.kind for each in begun.backends)
+    backends = targets.resolve(kinds, home, backend_url, api_key)
     plan = _plan(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
-    run = Experiment(replace(plan, parent=place.parent, rank_label=place.rank_label))
+    if place.parent and parent is None:
+        plan = replace(plan, parent=place.parent)
+    plan = replace(plan, rank_label=place.rank_label)
+    if begun is not None:
+        plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
+    elif run_id is not None and place.owner:
+        identity.take(plan)
+    _make_way(run_id)
+    run = Experiment(plan)
     run.began_during = exits.under_way()
     try:
         run.begin()
         lifetime.activate(run, options)
+        if begun is not None and options.tags:
+            run.set_tags(options.tags)
         if config:
             run.log_params(config)
     except BaseException as error:  # of a signal handler of the user's
@@ -137,7 +185,7 @@ def stop_logging(wait: str | float | None = None) -> None:
     Raises:
         ConfigurationError: `wait` is none of these.
     """
-    seconds = 0.0 if wait is None else _seconds(wait)
+    seconds = 0.0 if wait is None else checks.seconds(wait)
     run = active.current()
     if run is None:
         return
@@ -177,34 +225,26 @@ def begin_under_launcher() -> None:
     lifetime.activate(_launched, options)
 
 
-def _options(settings: TraceletSettings | None) -> Options:
+def _make_way(run_id: str | None) -> None:
+    """Stop the run that one which starts here takes the place of; also the launcher's, for one that has an id of its own."""
+    befores = {run.id: run for run in (active.superseded(), _launched if run_id else None) if run in active.running()}
+    for before in befores.values():
+        if before.id == run_id:
+            before.leave()
+        lifetime.hand_over(before)
+
+
+def _options(settings: TraceletSettings | None) -> tuple[Options, Set[str]]:
+    """The settings, and the names of those that somebody has set."""
     if settings is None:
-        return Options.load()
+        found = read_environment(ENV_FILE)
+        if "TRACELET_RUN_ID" in os.environ and "TRACELET_RUN_NAME_GIVEN" not in os.environ:
+            return Options().override(**found), found.keys() - {"run_name"}  # the launcher's default
+        return Options().override(**found), found.keys()
     try:
-        return settings.options()
+        return settings.options(), settings.model_fields_set
     except AttributeError:
         raise ConfigurationError(f"settings={settings!r} is no TraceletSettings") from None
-
-
-def _check(options: Options, config: object) -> None:
-    if config is not None and not isinstance(config, Mapping):
-        raise ConfigurationError(f"config={config!r:.80} makes no sense; give a mapping of parameters")
-    for what, name in (("exp_name", options.run_name), ("project", options.project)):
-        if name is not None and len(name) > _LONGEST_NAME:
-            raise ConfigurationError(f"{what} has {len(name)} characters; {_LONGEST_NAME} are allowed")
-
-
-def _seconds(wait: Any) -> float:
-    """Seconds to wait for delivery; 0 for none, infinity for as long as it takes."""
-    if isinstance(wait, str) and wait in ("durable", "delivered"):
-        return math.inf if wait == "delivered" else 0.0
-    try:
-        seconds = math.nan if isinstance(wait, bool | str) else float(wait)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ConfigurationError(f"wait={wait!r}: choose 'durable', 'delivered' or a number of seconds")
-    return seconds
 
 
 def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool) -> RunPlan:
@@ -221,6 +261,10 @@ def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run
         collector_idle=options.collector_idle,
         stop_timeout=options.stop_timeout,
         stop_wait=options.stop_wait,
+        parent=options.parent or "",
+        group=options.group or "",
+        notes=options.notes or "",
+        tags=options.tags,
     )
 
 
@@ -247,8 +291,9 @@ def _adopt_launched(
         changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
         if os.environ.get("TRACELET_RUN_NAME_GIVEN"):
             changes.pop("name", None)
-        if "TRACELET_PROJECT" in os.environ:
-            changes.pop("project", None)
+        for field in ("project", "parent", "group", "notes"):
+            if f"TRACELET_{field.upper()}" in os.environ:
+                changes.pop(field, None)
         named = "TRACELET_BACKEND" in os.environ  # which ones; their addresses and keys were left open
         if given & ({"api_key", "url"} if named else {"backend", "api_key", "url"}):
             kinds = tuple(backend.kind for backend in plan.backends) if named else options.backend
@@ -258,6 +303,8 @@ def _adopt_launched(
             from tracelet import frameworks
 
             frameworks.install_all(run, options)
+    elif "tags" in given:
+        run.set_tags(options.tags)
     active.begin(run)
     if config:
         run.log_params(config)
@@ -267,6 +314,7 @@ def _adopt_launched(
 def _join(
     options: Options,
     place: Place,
+    given: Set[str],
     backend_url: str | None,
     api_key: str | Mapping[str, str] | None,
     config: Mapping[str, Any] | None,
@@ -276,6 +324,8 @@ def _join(
     if run is None or not run.active:
         run = Experiment(_writers_plan(options, place.run_id, place.rank_label, backend_url, api_key))
     lifetime.activate(run, options)
+    if "tags" in given:
+        run.set_tags(options.tags)
     if config:
         run.log_params(config)
     return run
@@ -308,6 +358,8 @@ def _silent_rank(options: Options, place: Place) -> Experiment:
 def _silent(options: Options) -> Experiment:
     from tracelet import frameworks
 
+    if (before := active.superseded()) is not None:
+        lifetime.hand_over(before)
     run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
     frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
     return run

@@ -15,12 +15,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tracelet.core import identity
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.logbook import Logbook
 from tracelet.core.metrics import RunStatus
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
+from tracelet.core.processing import Processing, Processor
 from tracelet.core.recorder import Recorder
 from tracelet.guard import Guard, say
 from tracelet.spoolfile import SpoolInfo
@@ -81,6 +83,8 @@ class Experiment(Logbook):
         self._counters: dict[tuple[str, str], count[int]] = {}
         self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id) if enabled else None)
         self._told_labels: dict[str, None] = {}
+        self._processors: list[Processor] = []
+        self._processing: Processing | None = None
         self._slot: dict[str, Recorder] = {}
         self._recorder: Recorder | None = None
         self._sender: Sender | Keeper | None = None
@@ -133,6 +137,44 @@ class Experiment(Logbook):
         with _SEEN:
             self._labels.seen(log_dir)
 
+    # -- what happens to points on their way out
+
+    def add_processor(self, processor: Processor) -> None:
+        """Have a function see every scalar point that is logged from now on, before it is sent.
+
+        It gets a `Metric` and returns it, or another one in its place, or several, or None to drop the point; `tracelet.smooth`
+        makes such functions. Several see a point one after the other. They run on tracelet's own thread, over the points of
+        this process in the order in which they were logged, and what they add is not processed again. One that raises costs one
+        line on stderr, and the point goes as it is.
+
+        Points of a process that is killed before they were processed, and those of forked children, arrive as they were logged.
+
+        Args:
+            processor: the function.
+
+        Raises:
+            TypeError: it cannot be called.
+        """
+        if not callable(processor):
+            raise TypeError(f"a processor is a function of a Metric, not {processor!r:.80}")
+        self._processors.append(processor)
+        if self._recorder is not None:
+            self._process(self._recorder, [processor])
+
+    def _process(self, recorder: Recorder, processors: list[Processor]) -> None:
+        """Put processors between the stream and its sender."""
+        if not recorder.spool.info.sends:
+            say(
+                "processors do not run in this process, which has no sender of its own: its points go as they are logged"
+            )
+            return
+        processing = self._processing or Processing(recorder)
+        for processor in processors:
+            processing.add(processor)
+        self._processing = processing
+        if isinstance(self._sender, Sender):
+            self._sender.stage = processing.ready
+
     # -- life
 
     def revise(self, plan: RunPlan) -> None:
@@ -155,6 +197,10 @@ class Experiment(Logbook):
         with _BEGINNING:
             self._begin()
 
+    def leave(self) -> None:
+        """Another stream of this process goes on with the run: record no end."""
+        self._ended = True
+
     def stop(self, status: RunStatus, reason: str, deadline: float) -> StopReport:
         """`end`, then `finish`."""
         self.end(status, reason)
@@ -170,6 +216,8 @@ class Experiment(Logbook):
         self._stopped = True
         if (recorder := self._recorder) is None:
             return
+        if self._processing is not None:
+            self._processing.finish(self.plan.stop_timeout)
         if self._owner and not self._ended:
             recorder.end(status, reason)
             self._ended = True
@@ -214,9 +262,17 @@ class Experiment(Logbook):
         if winner is not mine:
             mine.spool.close(remove=True)
             return winner
+        if self.plan.resumed and self._owner:
+            mine.resumed()
         self._recorder = mine
         if not self._forked:
             self._carry(mine.spool)
+        if self._processors:
+            self._process(mine, list(self._processors))
+        try:
+            identity.claim(self.plan)
+        except OSError as error:
+            say(f"run {self.name} ({self.id}) cannot be found again by its id: {error}")
         return mine
 
     def _carry(self, spool: SpoolWriter) -> None:
@@ -254,6 +310,7 @@ class Experiment(Logbook):
         recorder = self._recorder
         # First of all: nothing that the child does may reach the parent's mapping.
         self._slot, self._recorder, self._sender, self._told_labels = {}, None, None, {}
+        self._processing = None
         self._forked = True
         self._owner = False
         if recorder is not None:

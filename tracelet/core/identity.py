@@ -23,7 +23,7 @@ from tracelet.guard import say
 from tracelet.transport import local
 from tracelet.transport.background import importing
 
-__all__ = ["KnownRun", "Resume", "claim", "find", "forget", "recall", "resumed"]
+__all__ = ["KnownRun", "Resume", "claim", "find", "recall", "resumed", "take"]
 
 Resume: TypeAlias = Literal["never", "auto", "must"]
 
@@ -72,9 +72,18 @@ def claim(plan: RunPlan) -> bool:
     return True
 
 
-def forget(plan: RunPlan) -> None:
-    """Take it back: the run did not begin after all."""
-    _file(plan.home, plan.run_id).unlink(missing_ok=True)
+def take(plan: RunPlan) -> None:
+    """Claim an id that nobody had a moment ago.
+
+    Raises:
+        ConfigurationError: somebody else was faster.
+    """
+    try:
+        mine = claim(plan)
+    except OSError:
+        return  # said when the run begins
+    if not mine:
+        raise ConfigurationError(f"a run {plan.run_id!r} has begun this moment: pass resume='auto' to join it")
 
 
 def recall(home: Path, run_id: str) -> KnownRun | None:

@@ -22,7 +22,7 @@ from tracelet.spoolfile import SpoolDirectory
 if TYPE_CHECKING:
     from tracelet.core.options import Options
 
-__all__ = ["Place", "as_owned", "is_silent_rank", "rank_label", "take_place"]
+__all__ = ["Place", "as_asked", "as_owned", "is_silent_rank", "rank_label", "take_place"]
 
 _started = count()
 
@@ -61,6 +61,14 @@ def take_place(options: Options) -> Place:
     return Place(shared, owner=not label or not shared, parent=above, rank_label=label)
 
 
+def as_asked(place: Place, run_id: str | None) -> Place:
+    """The place of a run whose id the user chose: in that of a process above, a run of its own which belongs to that one."""
+    if run_id in (None, place.run_id):
+        return place
+    parent = place.run_id if place.joins else place.parent
+    return replace(place, run_id=run_id, joins=False, owner=not place.rank_label, parent=parent)
+
+
 def rank_label() -> str:
     """What goes before the names of this process's metrics; empty when it is no rank, or the first."""
     me = rank()
@@ -85,6 +93,7 @@ def as_owned(plan: RunPlan) -> RunPlan | None:
                 continue
             backends = tuple(BackendTarget(**backend) for backend in info.run["backends"])
             said = {field: info.run[field] for field in ("name", "project", "created")}
+            said |= {field: info.run[field] for field in ("parent", "group", "notes", "tags") if field in info.run}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # gone meanwhile; of another version; not a spool
         return replace(plan, backends=backends, **said)
