@@ -146,7 +146,7 @@ class Adopter:
         try:
             self._followers.pop(spool.path, None)
             if info is not None:
-                return self._adopt(spool, info)
+                return self._adopt_claim(spool, info) if info.writer.get("claim") else self._adopt(spool, info)
             if not has_committed(spool, 0) and not strangers(spool):
                 spool.remove()  # its writer died before it had recorded anything
             elif problem:
@@ -214,6 +214,15 @@ class Adopter:
         blobs = SpoolBlobs(self._blobs, spool)
         return Feed(self._committer, row, self._log.dictionary(row.stream), blobs)
 
+    def _adopt_claim(self, spool: SpoolDirectory, info: SpoolInfo) -> bool:
+        """The owner of a run died that had written nothing of it itself, as launchers do: the run ends with its last writer."""
+        if any(path != spool.path for path in spool.path.parent.iterdir()):
+            return True
+        if any(run.status is RunStatus.RUNNING for run in self._log.runs(str(info.run["run_id"]))):
+            return self._adopt(spool, info)
+        spool.remove()  # nobody wrote anything, or the end was said
+        return False
+
     def _tell(self, spool: SpoolDirectory, row: StreamRow, feed: Feed) -> None:
         adopted = feed.position - row.next_seq
         if feed.lost:
@@ -274,5 +283,5 @@ def _killed(position: int, wall_time: float) -> records.Batch:
 
 def _time_of_death(spool: SpoolDirectory, last_wall_time: float) -> float:
     """When the writer was last seen: its newest point, or the newest change of its files; not in the future."""
-    changed = [path.stat().st_mtime for _, path in spool.segments()]
+    changed = [path.stat().st_mtime for _, path in spool.segments()] or [time.time()]
     return min(time.time(), max([last_wall_time, *changed]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from tracelet.core import active
@@ -11,14 +12,20 @@ from tracelet.core.experiment import BackendTarget, Experiment
 from tracelet.core.processes import given
 from tracelet.errors import CollectorError
 from tracelet.guard import guard, say
+from tracelet.launch import claim
 from tracelet.transport import local
 
-__all__ = ["begin_if_others_recorded", "install", "lines"]
+__all__ = ["begin", "begin_if_others_recorded", "lines"]
 
 
-def install() -> None:
-    """Say them when this process ends, after the run was stopped: so call this before the run is begun."""
-    atexit.register(_say)
+def begin() -> None:
+    """Begin, in the process that `tracelet run` became or stays, and have the last words said when it ends."""
+    from tracelet import interface
+
+    atexit.register(_say)  # before the run: called after it was stopped
+    interface.begin_under_launcher()
+    if (run := _own_run()) is not None:
+        claim.stake(run)
 
 
 def lines(run: Experiment) -> list[str]:
@@ -59,7 +66,11 @@ def _own_run() -> Experiment | None:
 
 
 def _left_traces(home: Path, run_id: str) -> bool:
-    return (home / "spool" / run_id).exists() or (home / "runs" / run_id).exists()
+    if (home / "runs" / run_id).exists():
+        return True
+    with suppress(FileNotFoundError):
+        return any(not claim.is_claim(folder) for folder in (home / "spool" / run_id).iterdir())
+    return False
 
 
 def _in_log(home: Path, run_id: str) -> bool:

@@ -147,15 +147,13 @@ class _Told:
         # Our sitecustomize's finder would do the same at the first import that concerns us: at the next line but one.
         sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "tracelet_launch", False)]
         try:
-            from tracelet import interface
             from tracelet.guard import guard
             from tracelet.launch import closing
         except Exception as error:
             sys.stderr.write(f"tracelet: cannot be imported ({type(error).__name__}: {error}); nothing is recorded\n")
             return
         with guard("beginning the run"):
-            closing.install()
-            interface.begin_under_launcher()
+            closing.begin()
 
     def exit(self, code: int, reason: str) -> None:
         """The script is over, with this exit code, or dies of a signal: then minus its number."""

@@ -103,12 +103,11 @@ def _accompany(command: Command, environment: Mapping[str, str]) -> int:
 
     atexit.register(die_likewise)  # registered first: called last
     os.environ.update(environment)
-    from tracelet import exits, interface
+    from tracelet import exits
     from tracelet.launch import closing
 
     with guard("beginning the run"):
-        closing.install()
-        interface.begin_under_launcher()
+        closing.begin()
 
     def begin_soon() -> bool:
         # Not only at the end: killed, this process would leave a run that nobody ends.
