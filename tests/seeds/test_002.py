@@ -142,54 +142,47 @@ def test_custom_processing(spine: Spine) -> None:
 
 
 def test_lightning(spine: Spine) -> None:
-    ran = run(6, spine, after=FITTING + 'fit(LightningModelWithTracelet(), "lightning")\n')
-    assert the_run(ran) == ("lightning_integration", "pytorch_lightning", "FINISHED")
-    events = in_event_files(ran.folder / "lightning")
-    assert ran.counts() == {"train_loss": 8, "val_loss": 2, "epoch": 10}
-    assert [step for step, _ in ran.points("train_loss")] == list(range(8))
-    for tag in ran.counts():
-        assert same(ran.points(tag), sorted(events[tag])), tag
-
-
-def test_lightning_module_copied_and_saved(spine: Spine) -> None:
-    """Every copy of the module has its run; one that is built again begins a run of its own. From the package `lightning`."""
+    """Each point once, in the right run: also of the module's copies, and of one that is built again."""
     ran = run(
         6,
         spine,
-        before="import sys\nimport lightning.pytorch\nsys.modules['pytorch_lightning'] = lightning.pytorch",
         after=FITTING
         + """
 import copy, json, pickle
+
+plain = LightningModelWithTracelet()
+fit(plain, "plain")
+assert tracelet.get_active_experiment() is None
 
 model = LightningModelWithTracelet()
 copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
 torch.save(model, "model.pt")
 saved = torch.load("model.pt", weights_only=False)
 assert model.experiment is copied.experiment is pickled.experiment is saved.experiment
-trainer = fit(copied, "first")
-trainer.save_checkpoint("model.ckpt")
-assert tracelet.get_active_experiment() is None
+fit(copied, "copied").save_checkpoint("model.ckpt")
 
 loaded = LightningModelWithTracelet.load_from_checkpoint("model.ckpt")
-assert loaded.experiment is not model.experiment
-fit(loaded, "second")
+fit(loaded, "loaded")
 
 built, again = LightningModelWithTracelet(), LightningModelWithTracelet()
-assert tracelet.get_active_experiment() is again.experiment is not built.experiment
-fit(built, "third")  # its own run was ended by the other's beginning
-runs = {"first": model, "second": loaded, "none": built, "third": again}
+assert tracelet.get_active_experiment() is again.experiment
+fit(built, "again")  # its own run was ended by the other's beginning
+modules = {"plain": plain, "copied": model, "loaded": loaded, "built": built, "again": again}
 with open("runs.json", "w") as file:
-    json.dump({folder: module.experiment.id for folder, module in runs.items()}, file)
+    json.dump({folder: module.experiment.id for folder, module in modules.items()}, file)
 """,
     )
     runs = json.loads((ran.folder / "runs.json").read_text())
-    assert len(ran.store.runs()) == len(set(runs.values())) == 4
-    assert {each["status"] for each in ran.store.runs()} == {"FINISHED"}
+    found = [(each["name"], each["experiment"], each["status"]) for each in ran.store.runs()]
+    assert found == [("lightning_integration", "pytorch_lightning", "FINISHED")] * 5
+    assert len(set(runs.values())) == 5
     for folder, run_id in runs.items():
-        stored = ran.points_of(run_id, "train_loss")
-        written = in_event_files(ran.folder / folder).get("train_loss", [])
-        assert len(written) == (0 if folder == "none" else 8)
-        assert same(stored, written), folder
+        written = in_event_files(ran.folder / folder)
+        steps = {"train_loss": 8, "val_loss": 2, "epoch": 10} if folder != "built" else {}
+        assert {tag: len(points) for tag, points in written.items() if tag in ran.counts()} == steps
+        for tag in ran.counts():
+            assert same(ran.points_of(run_id, tag), sorted(written.get(tag, []))), (folder, tag)
+    assert ran.counts() == {"train_loss": 32, "val_loss": 8, "epoch": 40}
 
 
 def test_distributed(spine: Spine) -> None:
@@ -237,8 +230,8 @@ def test_import_issues(spine: Spine) -> None:
     assert (ran.stdout, ran.counts(), ran.points("loss")) == ("", {"loss": 1}, [(0, 0.5)])
 
 
-def test_import_issues_without_tensorboard(spine: Spine) -> None:
-    ran = run(10, spine, before='import sys\nsys.modules["tensorboard"] = None')
+def test_import_issues_without_torch(spine: Spine) -> None:
+    ran = run(10, spine, before='import sys\nsys.modules["torch"] = None')
     assert the_run(ran) == ("safe_tensorboard", "error_handling", "FINISHED")
     assert ran.stdout.startswith("TensorBoard not available: ")
     assert (ran.counts(), ran.points("fallback_metric")) == ({"fallback_metric": 1}, [(0, 1.0)])
