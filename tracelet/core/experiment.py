@@ -19,6 +19,7 @@ from tracelet.core import identity
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.logbook import Logbook
+from tracelet.core.media import MediaLog
 from tracelet.core.metrics import RunStatus
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
@@ -51,7 +52,7 @@ class StopReport:
     lost: int = 0
 
 
-class Experiment(Logbook):
+class Experiment(Logbook, MediaLog):
     """A run that records.
 
     Made by `tracelet.start_logging`. All `log_*` methods return at once, never raise for want of room, a collector or a
