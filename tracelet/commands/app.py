@@ -110,6 +110,24 @@ def wait(
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: one JSON document on standard output.")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Import the libraries too, to see what is patched, and by whom.")
+    ] = False,
+) -> None:
+    """Show what is installed, what would be captured, where everything is, what is wrong, and how to mend it.
+
+    Exit code 1 when there is a problem.
+    """
+    from tracelet.commands.doctor import show
+
+    raise typer.Exit(show(as_json=as_json, deep=deep))
+
+
+@app.command()
 def stop(
     timeout: Annotated[float, typer.Option(metavar="S", min=0.0, help="Seconds that it may go on delivering.")] = 10.0,
 ) -> None:

@@ -34,7 +34,7 @@ def asked_home(asked: str | os.PathLike[str] | None) -> Path:
     return Path(asked).expanduser().absolute() if asked is not None else default_home()
 
 
-def usable_home(asked: str | os.PathLike[str] | None) -> Path:
+def usable_home(asked: str | os.PathLike[str] | None, *, tell: bool = True) -> Path:
     """A home that can be written to, made when it is not there.
 
     One on a network file system is exchanged for a folder of this machine's own: always the same for the same home. One line
@@ -42,12 +42,13 @@ def usable_home(asked: str | os.PathLike[str] | None) -> Path:
 
     Args:
         asked: the user's choice; None for the default, or, when that cannot be written to, a private temporary folder.
+        tell: say on stderr when it is another folder than the one that was asked for.
 
     Raises:
         HomeError: the user's choice cannot be used.
     """
     home = asked_home(asked)
-    if (near := local_home(home)) is not None:
+    if (near := local_home(home, tell=tell)) is not None:
         return near
     problem = _problem(home)
     if not problem:
@@ -59,12 +60,17 @@ def usable_home(asked: str | os.PathLike[str] | None) -> Path:
     # Anybody may make a folder of that name there, and the collector puts its socket into this one only when it is private.
     if other := _unfit(folder) or _problem(fallback):
         raise HomeError(home, f"{problem}; neither can {fallback}: {other}")
-    say(f"cannot use {home} ({problem}); records are kept in {fallback}, which may not survive a reboot")
+    if tell:
+        say(f"cannot use {home} ({problem}); records are kept in {fallback}, which may not survive a reboot")
     return fallback
 
 
-def local_home(home: Path) -> Path | None:
+def local_home(home: Path, *, tell: bool = True) -> Path | None:
     """The folder of this machine's own that stands for a home on a network file system; made when it is not there.
+
+    Args:
+        home: the home.
+        tell: say it on stderr.
 
     Returns:
         None: the home is on a disk of this machine; or it is not, but neither is any other place, and a line says so.
@@ -72,21 +78,21 @@ def local_home(home: Path) -> Path | None:
     system = file_system(home)
     if system is None or system.own:
         return None
-    quiet = "TRACELET_RUN_ID" in os.environ  # `tracelet run` has said it
+    tell = tell and "TRACELET_RUN_ID" not in os.environ  # else `tracelet run` has said it
     name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     for place in dict.fromkeys((_LOCAL, _temporary())):
         folder = place / f"tracelet-{os.getuid()}"
         near = file_system(folder)
         if near is None or not near.own or _unfit(folder) or _problem(folder / name):
             continue
-        if not quiet:
+        if tell:
             say(
                 f"{home} is on a network file system ({system.kind} at {system.mounted_on}): on this machine, records are "
                 f"kept in {folder / name} until they are delivered. Set TRACELET_HOME to a directory of a local disk to "
                 "choose another"
             )
         return folder / name
-    if not quiet:
+    if tell:
         say(
             f"{home} is on a network file system ({system.kind} at {system.mounted_on}), and this machine has no other place "
             "for it: a crash of the machine or the network may cost records. Set TRACELET_HOME to a directory of a local disk"

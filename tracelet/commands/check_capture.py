@@ -1,0 +1,121 @@
+"""What would be captured of which library, and who else has a hand in it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tracelet.commands.check_packages import installed, numbers
+from tracelet.commands.findings import Finding, ok, problem, warning
+from tracelet.core.options import Options
+from tracelet.frameworks.base import Framework
+from tracelet.frameworks.table import FRAMEWORKS
+
+__all__ = ["findings"]
+
+_ABOUT: Final = "captured"
+_DEEP_SECONDS: Final = 120.0
+# Tools that patch the same calls, and when they do.
+_OTHERS: Final = {
+    "wandb": "wandb.init(sync_tensorboard=True) patches SummaryWriter's file writer",
+    "clearml": "Task.init() patches SummaryWriter",
+    "comet_ml": "its import patches SummaryWriter",
+    "mlflow": "mlflow.pytorch.autolog() patches SummaryWriter and Lightning's Trainer",
+    "aim": "its TensorBoard tracker patches SummaryWriter",
+    "swanlab": "swanlab.sync_tensorboard_torch() patches SummaryWriter",
+}
+
+
+def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
+    """Look at every framework that tracelet intercepts.
+
+    Args:
+        options: the settings.
+        deep: import the libraries, each in a process of its own, put the patches on and take them off again.
+    """
+    for identifier, (module, name) in FRAMEWORKS.items():
+        framework: type[Framework] = getattr(importlib.import_module(module), name)
+        found, there = _of(framework, options)
+        yield found
+        if there and deep:
+            yield from _deep(identifier, framework)
+    for package, how in _OTHERS.items():
+        if (version := installed(package)) is not None:
+            yield ok(_ABOUT, f"{package} {version}", f"{how}. That does no harm: each records, in whichever order")
+
+
+def _of(framework: type[Framework], options: Options) -> tuple[Finding, bool]:
+    identifier, package = framework.identifier, framework.package
+    version = next((found for name in _distributions(package) if (found := installed(name))), None)
+    wanted = getattr(options, identifier, None)
+    switches = {name: getattr(wanted, name) for name in getattr(wanted, "__dataclass_fields__", {})}
+    if version is None:
+        return ok(_ABOUT, identifier, f"{package} is not installed: nothing to capture"), False
+    off = [name for name, on in switches.items() if on is False]
+    if off:
+        return ok(_ABOUT, identifier, f"switched off: {', '.join(f'{identifier}.{name}' for name in off)}"), True
+    fits = f"{package} {version}; made for {_range(framework)}"
+    if not _in_range(framework, numbers(version)):
+        return (
+            warning(_ABOUT, identifier, f"may not be captured whole: {fits}", f"install another version of {package}"),
+            True,
+        )
+    if framework.module.startswith("torch.utils.tensorboard") and installed("tensorboard") is None:
+        return (
+            warning(
+                _ABOUT,
+                identifier,
+                f"{fits}, but without tensorboard there is no SummaryWriter; Experiment.log_* records",
+                f"{sys.executable} -m pip install tensorboard",
+            ),
+            False,
+        )
+    return ok(_ABOUT, identifier, f"calls of {framework.module} ({fits})"), True
+
+
+def _distributions(package: str) -> tuple[str, ...]:
+    """Names under which a module's package is published."""
+    return (package, package.replace("_", "-"))
+
+
+def _range(framework: type[Framework]) -> str:
+    oldest = ".".join(map(str, framework.since))
+    below = getattr(framework, "below", None)
+    return f"{oldest} and later" if below is None else f"{oldest} up to, not with, {'.'.join(map(str, below))}"
+
+
+def _in_range(framework: type[Framework], version: tuple[int, ...]) -> bool:
+    below = getattr(framework, "below", None)
+    return not version or (version >= framework.since and (below is None or version < below))
+
+
+def _deep(identifier: str, framework: type[Framework]) -> Iterator[Finding]:
+    command = [sys.executable, "-m", "tracelet.commands.trial", identifier]
+    subject = f"{identifier}, tried"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DEEP_SECONDS, check=False)
+        said: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except subprocess.TimeoutExpired:
+        yield problem(_ABOUT, subject, f"{framework.module} was not imported within {_DEEP_SECONDS:g} s", "try again")
+        return
+    except ValueError:
+        last = done.stderr.strip().rpartition("\n")[2]
+        see = f"{sys.executable} -c 'import {framework.module}'"
+        yield problem(_ABOUT, subject, f"{framework.module} cannot be imported: {last[:300]}", see)
+        return
+    for method, who in said["foreign"].items():
+        yield ok(_ABOUT, subject, f"{method} is patched by {who} already; tracelet's patch goes on top")
+    if not said["patched"]:
+        yield problem(
+            _ABOUT, subject, "no call was patched: nothing would be captured", "install a version that is supported"
+        )
+    elif said["left"]:
+        yield warning(
+            _ABOUT, subject, f"patches stayed on: {', '.join(said['left'])}", "report this, with the versions above"
+        )
+    else:
+        yield ok(_ABOUT, subject, f"captures {', '.join(said['patched'])}, and leaves nothing behind")

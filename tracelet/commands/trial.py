@@ -1,0 +1,74 @@
+"""Puts a framework's patches on and takes them off again, in a process of its own, and tells what it saw: `doctor --deep`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import types
+from types import ModuleType
+from typing import Any
+
+from tracelet.frameworks.base import Framework
+from tracelet.frameworks.table import FRAMEWORKS
+
+__all__ = ["attempt"]
+
+
+def attempt(identifier: str) -> dict[str, Any]:
+    """Try a framework.
+
+    Args:
+        identifier: its key in the table.
+
+    Returns:
+        `patched`: the methods that were patched; `left`: those that still were at the end; `foreign`: methods of the same
+        classes that somebody else had patched before, and who.
+    """
+    path, name = FRAMEWORKS[identifier]
+    framework: type[Framework] = getattr(importlib.import_module(path), name)
+    module = importlib.import_module(framework.module)
+    before = _methods(module)
+    framework.install()
+    during = _methods(module)
+    framework.uninstall()
+    after = _methods(module)
+    patched = [method for method, value in during.items() if before.get(method) is not value]
+    owners = {method.partition(".")[0] for method in patched}
+    foreign = {
+        method: who
+        for method, value in before.items()
+        if method.partition(".")[0] in owners and (who := _stranger(value, module))
+    }
+    left = [method for method, value in after.items() if before.get(method) is not value]
+    return {"patched": patched, "left": left, "foreign": foreign}
+
+
+def _methods(module: ModuleType) -> dict[str, Any]:
+    """What the classes of a module have, by dotted name."""
+    return {
+        f"{name}.{attribute}": value
+        for name, owner in vars(module).items()
+        if isinstance(owner, type)
+        for attribute, value in vars(owner).items()
+        if callable(value)
+    }
+
+
+def _stranger(method: Any, module: ModuleType) -> str:
+    """The top module of whoever put a method there, when that is not the class's own."""
+    if isinstance(method, staticmethod | classmethod):
+        method = method.__func__
+    if isinstance(method, types.FunctionType):
+        # Where it was written, not what it calls itself: who wraps a method by hand takes the original's name.
+        home = str(method.__globals__.get("__name__", ""))
+    elif hasattr(method, "__wrapped__"):
+        home = str(getattr(getattr(method, "_self_wrapper", None), "__module__", "") or type(method).__module__)
+    else:
+        return ""
+    top = home.partition(".")[0]
+    return "" if top == module.__name__.partition(".")[0] else top
+
+
+if __name__ == "__main__":
+    print(json.dumps(attempt(sys.argv[1])))  # noqa: T201
