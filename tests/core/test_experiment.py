@@ -507,7 +507,7 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.parametrize("how", AT_EXIT)
 def test_the_end_of_a_process(shared: Client, how: str) -> None:
-    done = shared.run(f"NAME = {how!r}\n" + AT_EXIT[how])
+    done = shared.run(f"NAME = {how!r}\n" + AT_EXIT[how], TRACELET_CHILD_RUNS="new")
     assert (done.code, done.err) == (0, "")
     assert shared.status(how) == "finished"
     assert shared.points(how, "a") == [(step, float(step)) for step in range(1000)]

@@ -1,7 +1,7 @@
 """Where a run that starts here stands: a run of its own, one above it that it joins, or a rank's part of one.
 
-- Below a process that records, a run is joined: the process is a writer of it. With `child_runs="new"` it begins a run of its
-  own, whose parent that is.
+- Below a process that records, a run is joined: the process is a writer of it. A second start that takes the place of the
+  first, without a stop, is a run of its own, as everywhere. With `child_runs="new"` each is, and that above is its parent.
 - Ranks above 0 record nothing, or, with `ranks="all"`, into the run of the first one, their names behind `rank<N>/`.
 - Ranks of one launch come to one run id, each by itself; so does one that is started again.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "as_asked", "as_owned", "is_silent_rank", "rank_label", "take_place"]
 
 _started = count()
+_joined: dict[str, int] = {}  # run id -> the process that has joined it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,12 @@ def take_place(options: Options) -> Place:
     if me is not None and me.rank > 0 and options.ranks == "first":
         return Place(above or shared, owner=False, silent=True)
     label = rank_label()
-    if above and options.child_runs == "join":
+    joins = options.child_runs == "join"
+    if above and joins and (active.superseded() is None or _joined.get(above) != os.getpid()):
+        _joined[above] = os.getpid()
         return Place(above, joins=True, owner=False, rank_label=label)
     # Where ranks share nothing, each has a run of its own.
-    return Place(shared, owner=not label or not shared, parent=above, rank_label=label)
+    return Place(shared, owner=not label or not shared, parent="" if joins else above, rank_label=label)
 
 
 def as_asked(place: Place, run_id: str | None) -> Place:
