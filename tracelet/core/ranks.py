@@ -27,6 +27,7 @@ _OPEN_MPI: Final = (
 _PMI: Final = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 _SLURM_STEP: Final = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
 _SLURM_JOB: Final = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "")
+_ALL: Final[tuple[tuple[str, ...], ...]] = (_TORCHRUN, _OPEN_MPI, _PMI, _SLURM_STEP, _SLURM_JOB)
 # torch.distributed.launch gives each rank its number as an argument.
 _LOCAL_RANK_ARGUMENT: Final = re.compile(r"--local[-_]rank(=.*)?")
 
@@ -80,9 +81,8 @@ def shared_run_id(me: Rank, number: int, arguments: Sequence[str] | None = None)
 
 
 def _of_launcher() -> Rank | None:
-    variables: tuple[str, ...]
-    for variables in (_TORCHRUN, _OPEN_MPI, _PMI, _SLURM_STEP, _SLURM_JOB):
-        number, size, local, local_size = (_number(name) for name in variables)
+    for variables in _ALL:
+        number, size, local, local_size = map(_number, variables)
         if number is None or size is None or not number < size:
             continue
         slurm = variables[0] == "SLURM_PROCID"
