@@ -1,0 +1,270 @@
+"""What every population optimizer is: settings, a joint search space, a first population, readings and a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tracelet.optim.layout import Layout
+from tracelet.optim.noise import Noise, default_seed
+from tracelet.optim.settings import COMMON, OBJECTS, PER_GROUP, checked, reconcile
+from tracelet.optim.sharding import Shard
+from tracelet.optim.state import State, pack, unpack
+from tracelet.optim.status import Status, diversity, measure
+
+__all__ = ["Colony"]
+
+KEY = "population"
+
+
+class Colony(Optimizer):
+    """A population over an optimizer's parameters, before anything moves it; `PopulationOptimizer` does.
+
+    Args:
+        params: as `PopulationOptimizer` has them.
+        defaults: the algorithm's own settings.
+        common: those of all algorithms.
+    """
+
+    _state_class: type[State] = State
+    _judges_parents = True  # whether the first positions are evaluated before the first round
+
+    def __init__(self, params: Any, defaults: dict[str, Any], common: Mapping[str, Any]) -> None:
+        if unknown := sorted(common.keys() - COMMON.keys()):
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
+        settings = {**COMMON, **common}
+        objects = {name: settings.pop(name) for name in OBJECTS}
+        defaults = {**defaults, **settings}
+        checked(defaults)
+        self._generator: torch.Generator | None = objects["generator"]
+        self._seed: int = default_seed() if objects["seed"] is None else int(objects["seed"])
+        self._shard_kind: str | None = objects["shard"]
+        self._process_group = objects["process_group"]
+        self._device = torch.device(objects["device"]) if objects["device"] is not None else None
+        self._compile_mode: str | None = objects["compile_mode"]
+        self._compile_kwargs: dict[str, Any] = dict(objects["compile_kwargs"] or {})
+        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._known: State | None = None
+        self.status = Status(self._measured, lambda: self._version)
+        self._version = 0
+        if self._shard_kind not in (None, "population", "data"):
+            raise ValueError(f"shard is 'population', 'data' or None, not {self._shard_kind!r}")
+        super().__init__(params, defaults)
+        self._seen = dict(self.defaults)
+
+    def _begin(self, base: dict[str, Any]) -> State:
+        """The first state, from the fields of `State`."""
+        return self._state_class(**base)
+
+    def _own_status(self) -> dict[str, Any]:
+        """What only this algorithm has to tell: numbers, or tensors of shape ()."""
+        return {}
+
+    # -- start ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> State:
+        return cast(State, self._known)
+
+    def _prepare(self) -> State:
+        """Begin at the first use, when the parameters are where they stay; then take up edits of the settings."""
+        if self._known is None:
+            self._known = self._start()
+        elif changed := reconcile(self.defaults, self.param_groups, self._seen):
+            checked(self.defaults)
+            self._edited(changed)
+            self._seen = dict(self.defaults)
+        return self._known
+
+    def _edited(self, names: Iterable[str]) -> None:
+        """Settings were edited between two steps."""
+        for name in names:
+            if name in ("population_size", "swarm_size"):
+                before, self.defaults[name] = self._seen[name], self._seen[name]
+                for group in self.param_groups:
+                    group[name] = before
+                raise ValueError(f"{name} cannot change once the search has begun: it stays {before}")
+
+    def _start(self) -> State:
+        reconcile(self.defaults, self.param_groups, self._seen)
+        for group in self.param_groups:
+            checked(group)
+        checked(self.defaults)
+        self._seen = dict(self.defaults)
+        self._layout = Layout(self.param_groups, self._device)
+        self._shard = Shard(self._shard_kind, self._process_group)
+        point = self._layout.read()
+        self._seed = self._shard.agree(self._seed, point)
+        self._noise = Noise(self._layout.device, self._layout.dtype, self._seed, self._generator)
+        self._noisy = False
+        self._host = self._reads_on_host()
+        self._limits = self._layout.bounds([group["bounds"] for group in self.param_groups])
+        if self._limits is not None:
+            point = point.clamp(*self._limits)
+        self._origin = point
+        positions = self._first_positions(self._size())
+        zero = torch.zeros((), dtype=self._layout.fitness_dtype, device=self._layout.device)
+        phase = "parents" if self._judges_parents else "propose"
+        base = {
+            "positions": positions,
+            "fitness": zero.expand(positions.shape[0]) + torch.inf,
+            "best_position": point.clone(),
+            "best_fitness": zero + torch.inf,
+            "nonfinite": zero.clone(),
+            "phase": phase,
+        }
+        self._known = None
+        return self._begin(base)
+
+    def _size(self) -> int:
+        return int(self.defaults["population_size"])
+
+    def _reads_on_host(self) -> bool:
+        rule = self.defaults["decisions"]
+        if rule != "auto":
+            return bool(rule == "host")
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        # Ranks that share nothing may decide differently: then they still have to call their closures equally often.
+        alone = self._shard_kind is not None or not several or torch.distributed.get_world_size() == 1
+        return self._layout.device.type == "cpu" and alone
+
+    def _first_positions(self, count: int) -> Tensor:
+        """Where the population begins, (P, D): the parameters first, the others around them or anywhere."""
+        positions = self._anywhere(count)
+        positions[0] = self._origin
+        return positions
+
+    def _anywhere(self, count: int) -> Tensor:
+        """Positions from the initial distribution, (count, D)."""
+        if self.defaults["init"] == "uniform":
+            return self._uniform(count)
+        spread = self._initial_spread()
+        return self._clip(self._origin + spread * self._noise.normal(count, self._layout.dimensions))
+
+    def _uniform(self, count: int) -> Tensor:
+        """Positions anywhere in the bounds; without bounds, from the initial distribution."""
+        if self._limits is None or not all(group["bounds"] for group in self.param_groups):
+            spread = self._initial_spread()
+            return self._clip(self._origin + spread * self._noise.normal(count, self._layout.dimensions))
+        low, high = self._limits
+        return self._clip(low + (high - low) * self._noise.uniform(count, self._layout.dimensions))
+
+    def _initial_spread(self) -> float | Tensor:
+        spreads = []
+        for group in self.param_groups:
+            spread, bounds = group["init_std"], group["bounds"]
+            spreads.append(spread if spread is not None else 0.2 * (bounds[1] - bounds[0]) if bounds else 0.1)
+        return self._layout.spread(spreads)
+
+    def _clip(self, points: Tensor) -> Tensor:
+        return points if self._limits is None else points.clamp_(*self._limits)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, before the first step.
+
+        Raises:
+            ValueError: after it: the population has its dimensions.
+        """
+        if self._known is not None:
+            raise ValueError("groups cannot be added once the search has begun: the population has its dimensions")
+        super().add_param_group(param_group)
+
+    # -- what can be read -------------------------------------------------------------------------------------------------
+
+    @property
+    def population(self) -> Tensor:
+        """Positions, (P, D)."""
+        return self._prepare().positions
+
+    @property
+    def fitness(self) -> Tensor:
+        """Fitness of the population, (P,); +inf where it is not known or not finite."""
+        return self._prepare().fitness
+
+    @property
+    def best_fitness(self) -> float:
+        """Loss of `best_params` when it was last judged; infinite before the first evaluation."""
+        return float("inf") if self._known is None else self._known.best_fitness.item()
+
+    @property
+    def best_params(self) -> Tensor:
+        """The incumbent, (D,), in the order of the parameters."""
+        return self._prepare().best_position
+
+    @property
+    def evaluations(self) -> int:
+        """How often the objective was evaluated, by all ranks together."""
+        return 0 if self._known is None else self._known.evaluations
+
+    def _compute_diversity(self) -> float:
+        """Mean distance of the population to its centroid, in the units of the parameters."""
+        return float(diversity(self.population))
+
+    def _measured(self) -> dict[str, Any]:
+        return {**measure(self._prepare(), self._limits), **self._own_status()}
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a search goes on from, bit for bit: plain numbers, texts and tensors that are copies.
+
+        `torch.load` reads it with its defaults.
+        """
+        saved = super().state_dict()
+        if self._known is not None:
+            kept = {"class": type(self)._state_class.__name__, "seed": self._seed, "generator": self._noise.state()}
+            kept |= {"origin": self._origin.clone(), "noisy": self._noisy}
+            saved["state"] = {**saved["state"], KEY: {**kept, "state": pack(self._known)}}
+        return saved
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, on this optimizer's device. The parameters become the saved incumbent.
+
+        Raises:
+            ValueError: when it is that of another algorithm, or of parameters of another size.
+        """
+        plain = {**state_dict, "state": {name: each for name, each in state_dict["state"].items() if name != KEY}}
+        kept = state_dict["state"].get(KEY)
+        if kept is not None:
+            if kept["class"] != self._state_class.__name__:
+                raise ValueError(f"this is a state of {kept['class']}, not of {self._state_class.__name__}")
+            layout = Layout(self.param_groups, self._device)
+            if kept["origin"].numel() != layout.dimensions:
+                raise ValueError(
+                    f"the saved population has {kept['origin'].numel()} dimensions, not {layout.dimensions}"
+                )
+        super().load_state_dict(plain)
+        for name in self.defaults.keys() - PER_GROUP:
+            self.defaults[name] = self.param_groups[0].get(name, self.defaults[name])
+        if len(self.param_groups) == 1:
+            self.defaults.update({name: self.param_groups[0][name] for name in self.defaults.keys() & PER_GROUP})
+        self._known = None
+        self._seen = dict(self.defaults)
+        if kept is None:
+            return
+        self._start()
+        device = self._layout.device
+        self._seed = kept["seed"]
+        self._origin = kept["origin"].clone().to(device)
+        self._noisy = kept["noisy"]
+        self._noise.restore(kept["generator"], self._seed)
+        self._known = unpack(self._state_class, kept["state"], device)
+        self._version += 1
+        self._layout.write(self._known.best_position)
+
+    def _update(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """One of the pure update functions, compiled where that was asked for."""
+        if self._compile_mode is None:
+            return function
+        name = function.__name__
+        if name not in self._compiled:
+            kwargs = {"dynamic": False, **self._compile_kwargs}
+            if self._compile_mode != "default":
+                kwargs["mode"] = self._compile_mode
+            self._compiled[name] = torch.compile(function, **kwargs)
+        return self._compiled[name]
