@@ -76,6 +76,14 @@ class PopulationOptimizer(Colony):
         """Whether the points asked for are to be judged with their gradients."""
         return False
 
+    def _judges_all_anew(self) -> bool:
+        """Whether the points just judged are all positions, the incumbent among them: then no older fitness counts."""
+        return False
+
+    def _confirms(self, evaluation: Evaluation) -> bool:
+        """Whether the step ends with one more evaluation of the incumbent."""
+        return True
+
     def _own_stop(self) -> str | None:
         """Why this algorithm is done, if it is."""
         return None
@@ -137,6 +145,8 @@ class PopulationOptimizer(Colony):
         if state.judged < asked.shape[0]:  # the budget ends here; the colony stays as it was
             self._note(asked[: state.judged], fitness)
             return True
+        if self._judges_all_anew():
+            state.best_fitness = torch.full_like(state.best_fitness, torch.inf)
         if state.phase == "parents":
             if asked.shape[0] > state.positions.shape[0]:  # the incumbent, on the objective of now
                 state.best_fitness = _ranked(fitness[-1])
@@ -225,12 +235,16 @@ class PopulationOptimizer(Colony):
                     over = self._tell(evaluation.many(points), None)
                 if over:
                     break
-            value, fitness = evaluation.one(state.best_position)
+            if self._confirms(evaluation):
+                value, fitness = evaluation.one(state.best_position)
+                state.evaluations += 1
+                self._confirm(fitness)
+            else:
+                self._layout.write(state.best_position)
+                value = state.best_fitness
         except BaseException:
             self._layout.write(before)
             raise
-        state.evaluations += 1
-        self._confirm(fitness)
         self._end_step()
         if callback is not None and callback(self.status) is True:
             state.stopped = "callback"

@@ -1,0 +1,505 @@
+"""What every population optimizer promises, whatever the algorithm."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.support.landscapes import rastrigin, sphere
+from tracelet import optim
+from tracelet.optim import batched
+
+ALGORITHMS = [
+    name for name in optim.__all__ if name[0].isupper() and issubclass(getattr(optim, name), torch.optim.Optimizer)
+]
+ALGORITHMS = [name for name in ALGORITHMS if name not in ("PopulationOptimizer", "ParticleSwarmOptimization")]
+
+
+def make(name: str, params: Any, **kwargs: Any) -> Any:
+    kwargs.setdefault("population_size", 10)
+    return getattr(optim, name)(params, **kwargs)
+
+
+def tensor(*values: float, **kwargs: Any) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, **kwargs))
+
+
+@pytest.fixture(params=ALGORITHMS)
+def build(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return lambda params, **kwargs: make(request.param, params, **kwargs)
+
+
+def test_a_step_ends_with_the_incumbent_in_the_parameters(build: Callable[..., Any]) -> None:
+    parameter = tensor(3.0, -2.0, 1.0)
+    seen: list[float] = []
+
+    def closure() -> Tensor:
+        loss = parameter.square().sum()
+        seen.append(loss.item())
+        return loss
+
+    optimizer = build([parameter], seed=0)
+    first = optimizer.step(closure)
+    for _ in range(25):
+        loss = optimizer.step(closure)
+        assert isinstance(loss, Tensor)
+        assert loss.item() == seen[-1] == pytest.approx(optimizer.best_fitness)
+        torch.testing.assert_close(parameter.detach(), optimizer.best_params)
+        assert parameter.detach().square().sum().item() == pytest.approx(optimizer.best_fitness)
+    assert loss < first
+    assert len(seen) == optimizer.evaluations
+    assert isinstance(optimizer.best_fitness, float)
+
+
+def test_a_closure_that_returns_a_float_gets_one_back(build: Callable[..., Any]) -> None:
+    parameter = tensor(1.0, 2.0)
+    assert type(build([parameter]).step(lambda: parameter.square().sum().item())) is float
+
+
+def test_closures_may_call_backward(build: Callable[..., Any]) -> None:
+    model = nn.Linear(3, 1)
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    optimizer = build(model.parameters(), seed=0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure)) for _ in range(15)]
+    assert losses[-1] < losses[0]
+    assert model.weight.requires_grad
+    assert not optimizer.population.requires_grad
+
+
+def test_all_ways_to_judge_take_the_same_way(build: Callable[..., Any]) -> None:
+    """Closure, batched closure over names, batched closure over rows, model under vmap, ask and tell."""
+    torch.manual_seed(0)
+    start = nn.Linear(2, 2).double()
+    x, y = torch.randn(6, 2).double(), torch.randn(6, 2).double()
+
+    def run(way: str) -> Tensor:
+        model = nn.Linear(2, 2).double()
+        model.load_state_dict(start.state_dict())
+        optimizer = build(model.named_parameters(), seed=5, reevaluate="never")
+
+        def error(weight: Tensor, bias: Tensor) -> Tensor:
+            output = torch.einsum("...oi,bi->...bo", weight, x) + bias.unsqueeze(-2)
+            return (output - y).square().mean((-1, -2))
+
+        def closure() -> Tensor:
+            loss = error(model.weight, model.bias)
+            loss.backward()
+            return loss
+
+        @batched
+        def named(parameters: dict[str, Tensor]) -> Tensor:
+            return error(parameters["weight"], parameters["bias"])
+
+        @batched(flat=True)
+        def rows(points: Tensor) -> Tensor:
+            return error(points[:, :4].view(-1, 2, 2), points[:, 4:])
+
+        objective = optim.PopulationObjective(model, nn.functional.mse_loss)
+        for _ in range(6):
+            if way == "told":
+                steps = optimizer.status["steps"]
+                while optimizer.status["steps"] == steps:
+                    points = optimizer.ask()
+                    gradients = None
+                    with torch.enable_grad():
+                        points = points.requires_grad_()
+                        fitness = rows(points)
+                        (gradients,) = torch.autograd.grad(fitness.sum(), points)
+                    optimizer.tell(fitness, gradients)
+            else:
+                optimizer.step({"closure": closure, "named": named, "rows": rows, "model": objective(x, y)}[way])
+        return optimizer.population
+
+    reference = run("closure")
+    for way in ("named", "rows", "model", "told"):
+        torch.testing.assert_close(run(way), reference, rtol=1e-6, atol=1e-8)
+
+
+def test_exceptions_of_the_closure_propagate_and_leave_the_parameters(build: Callable[..., Any]) -> None:
+    parameter = tensor(1.0, 2.0)
+    optimizer = build([parameter], seed=0)
+    optimizer.step(lambda: parameter.square().sum())
+    before = parameter.detach().clone()
+    data = iter(range(3))
+
+    def closure() -> Tensor:
+        next(data)
+        return parameter.square().sum()
+
+    with pytest.raises(StopIteration):
+        optimizer.step(closure)
+    assert torch.equal(parameter, before)
+    loss = optimizer.step(lambda: parameter.square().sum())  # and the search goes on
+    assert math.isfinite(loss)
+
+
+def test_bounds_hold_at_every_point_that_is_judged(build: Callable[..., Any]) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        parameter = nn.Parameter(torch.tensor([0.09, -0.1, 0.0], dtype=dtype))
+        outside = 0
+
+        def closure(parameter: nn.Parameter = parameter) -> float:
+            nonlocal outside
+            value = parameter.detach().double()
+            outside += int((value > 0.1 + 1e-8).any() or (value < -0.1 - 1e-8).any())
+            return float((value - 1).square().sum())
+
+        optimizer = build([parameter], bounds=(-0.1, 0.1), seed=0)
+        for _ in range(10):
+            optimizer.step(closure)
+        assert not outside
+        assert optimizer.status["bound_hits"] > 0
+
+
+def test_what_is_not_finite_loses_and_is_counted(build: Callable[..., Any]) -> None:
+    told = 0
+
+    @batched(flat=True)
+    def partly(points: Tensor) -> Tensor:
+        nonlocal told
+        fitness = sphere(points)
+        fitness[points[:, 0] > 0.5] = torch.nan
+        fitness[points[:, 0] < -0.5] = -torch.inf
+        told += int((~torch.isfinite(fitness)).sum())
+        return fitness
+
+    for decisions in ("host", "device"):
+        told = 0
+        optimizer = build([tensor(0.4, 1.0)], seed=0, init_std=0.5, decisions=decisions)
+        for _ in range(8):
+            optimizer.step(partly)
+        assert math.isfinite(optimizer.best_fitness)
+        assert abs(optimizer.best_params[0]) <= 0.5
+        assert optimizer.status["nonfinite_count"] == told > 0
+
+
+def test_a_noisy_closure_yields_no_lucky_best(build: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameter = tensor(0.3, 0.3)
+
+    def closure() -> float:
+        return parameter.square().sum().item() + torch.randn((), generator=generator).item()
+
+    optimizer = build([parameter], seed=0)
+    excess = []
+    for _ in range(30):
+        optimizer.step(closure)
+        excess.append(optimizer.best_fitness - optimizer.best_params.square().sum().item())
+    assert abs(sum(excess) / len(excess)) < 0.6  # the luckiest of 10 is 1.5 below
+
+
+def test_a_new_batch_is_judged_anew(build: Callable[..., Any]) -> None:
+    parameter = tensor(2.0, 2.0)
+    optimizer = build([parameter], seed=0)
+    for _ in range(10):
+        optimizer.step(lambda: parameter.square().sum().item())
+    assert optimizer.best_fitness < 8
+    optimizer.step(lambda: parameter.square().sum().item() + 100)
+    assert optimizer.best_fitness >= 100
+    if optimizer.fitness.shape:
+        assert (optimizer.fitness >= 100).all()
+
+
+@pytest.mark.parametrize("budget", [1, 9, 10, 11, 37, 200])
+def test_the_budget_is_kept_to_the_last_evaluation(build: Callable[..., Any], budget: int) -> None:
+    parameter = tensor(1.0, 1.0)
+    calls = 0
+
+    def closure() -> float:
+        nonlocal calls
+        calls += 1
+        return parameter.square().sum().item()
+
+    optimizer = build([parameter], seed=0, max_evaluations=budget)
+    for _ in range(60):
+        optimizer.step(closure)
+    assert calls == optimizer.evaluations == budget or optimizer.stop_reason != "max_evaluations"
+    assert calls <= budget
+    assert optimizer.should_stop()
+    optimizer = build([parameter], seed=0, max_evaluations=budget)
+    told = 0
+    while not optimizer.should_stop():
+        points = optimizer.ask()
+        told += len(points)
+        optimizer.tell(sphere(points), torch.zeros_like(points))
+    assert told <= budget
+    assert optimizer.stop_reason != "max_evaluations" or told == budget
+
+
+def test_early_stopping_stops(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0)], early_stopping=True, convergence_patience=3, seed=0)
+    calls = 0
+
+    @batched(flat=True)
+    def flat(points: Tensor) -> Tensor:
+        nonlocal calls
+        calls += len(points)
+        return torch.ones(len(points))
+
+    for _ in range(10):
+        optimizer.step(flat)
+    assert optimizer.stop_reason == "converged"
+    before = calls
+    assert optimizer.step(flat) == 1.0
+    assert calls == before
+
+
+def test_a_callback_sees_the_status_and_may_stop(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, 1.0)], seed=0)
+    seen: list[float] = []
+
+    def callback(status: Any) -> bool:
+        seen.append(status["best_fitness"])
+        return len(seen) == 2
+
+    for _ in range(4):
+        optimizer.step(sphere, callback=callback)
+    assert len(seen) == 2
+    assert optimizer.stop_reason == "callback"
+
+
+def test_steps_without_a_closure_take_the_objective_that_was_set(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, 1.0)], seed=0)
+    with pytest.raises(ValueError, match="set_objective"):
+        optimizer.step()
+    optimizer.set_objective(sphere)
+    first = optimizer.step()
+    for _ in range(20):
+        optimizer.step()
+    assert optimizer.best_fitness < first
+
+
+def test_groups_are_one_population_with_settings_of_their_own(build: Callable[..., Any]) -> None:
+    near, far = tensor(0.0, 0.0), tensor(0.0)
+    optimizer = build(
+        [{"params": [near], "init_std": 0.001, "bounds": (-0.5, 0.5)}, {"params": [far], "init_std": 5.0}], seed=0
+    )
+    optimizer.step(sphere)
+    assert optimizer.population.shape[1] == 3
+    assert len(optimizer.param_groups) == 2
+    assert (optimizer.population[:, :2].abs() <= 0.5).all()
+
+
+def test_frozen_parameters_stay_and_plain_tensors_move(build: Callable[..., Any]) -> None:
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    plain = torch.ones(2)
+    optimizer = build([frozen, plain], seed=0)
+    for _ in range(10):
+        optimizer.step(sphere)
+    assert torch.equal(frozen, torch.ones(2))
+    assert plain.square().sum() < 2
+    with pytest.raises(TypeError, match="int64"):
+        build([torch.ones(2, dtype=torch.long)]).step(sphere)
+
+
+def test_the_global_generator_is_neither_read_nor_set(build: Callable[..., Any]) -> None:
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    optimizer = build([tensor(1.0, 1.0)], seed=3)
+    for _ in range(3):
+        optimizer.step(sphere)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_seed_repeats_a_search_and_others_differ(build: Callable[..., Any]) -> None:
+    def run(**kwargs: Any) -> Tensor:
+        optimizer = build([tensor(1.0, 1.0)], **kwargs)
+        for _ in range(3):
+            optimizer.step(sphere)
+        return optimizer.population
+
+    assert torch.equal(run(seed=1), run(seed=1))
+    assert torch.equal(run(seed=1), run(generator=torch.Generator().manual_seed(1)))
+    assert not torch.equal(run(seed=1), run(seed=2))
+    assert not torch.equal(run(), run())
+
+
+@pytest.mark.parametrize("moment", ["between steps", "before the first", "asked"])
+def test_a_checkpoint_goes_on_bit_for_bit(build: Callable[..., Any], moment: str) -> None:
+    def fresh() -> tuple[nn.Parameter, Any]:
+        parameter = tensor(2.0, -1.0, 0.5)
+        return parameter, build([parameter], seed=4, bounds=(-5.12, 5.12), max_evaluations=100_000)
+
+    _, optimizer = fresh()
+    if moment != "before the first":
+        for _ in range(12):
+            optimizer.step(rastrigin)
+    if moment == "asked":
+        asked = optimizer.ask()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    parameter, resumed = fresh()
+    resumed._seed = optimizer._seed
+    resumed.load_state_dict(torch.load(file))
+    if moment == "asked":
+        assert torch.equal(resumed.ask(), asked)
+    for _ in range(25):
+        optimizer.step(rastrigin)
+        resumed.step(rastrigin)
+    assert torch.equal(optimizer.population, resumed.population)
+    assert torch.equal(optimizer.best_params, resumed.best_params)
+    assert torch.equal(parameter.detach(), resumed.best_params)
+    one, other = dict(optimizer.status), dict(resumed.status)
+    assert {name: value for name, value in one.items() if value == value} == {
+        name: value for name, value in other.items() if value == value
+    }
+
+
+def test_a_checkpoint_of_something_else_is_refused(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, 2.0)])
+    optimizer.step(sphere)
+    with pytest.raises(ValueError, match="dimensions"):
+        build([tensor(1.0, 2.0, 3.0)]).load_state_dict(optimizer.state_dict())
+
+
+def test_status_is_lazy_and_one_copy(build: Callable[..., Any]) -> None:
+    """On a device: nothing is read while nobody listens, and one number's worth of waiting a step when somebody does."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            self.count += name in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
+            return func(*args, **(kwargs or {}))
+
+    optimizer = build([tensor(1.0, -1.0, 2.0)], seed=0, decisions="device", bounds=(-4.0, 4.0))
+    optimizer.step(sphere)
+    with Reads() as reads:
+        for _ in range(12):
+            optimizer.step(sphere)
+    assert reads.count == 0
+    with Reads() as reads:
+        assert optimizer.status["best_fitness"] >= 0
+        assert dict(optimizer.status)["population_diversity"] == pytest.approx(optimizer.status["population_diversity"])
+    # `tolist` of one stacked tensor: the dispatcher sees one read for each number in it, of memory that is there.
+    assert reads.count <= len(optimizer.status)
+    measured = []
+    optimizer._measured, original = (lambda: measured.append(1) or original()), optimizer._measured
+    optimizer.status._measure = optimizer._measured
+    optimizer.step(sphere)
+    assert not measured
+    _ = optimizer.status["mean_fitness"], dict(optimizer.status)
+    assert len(measured) == 1
+
+
+def test_diversity_is_the_mean_distance_to_the_centroid(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, -1.0, 2.0)], seed=0)
+    optimizer.step(sphere)
+    positions = optimizer.population
+    expected = (positions - positions.mean(0)).norm(dim=1).mean().item()
+    assert optimizer._compute_diversity() == pytest.approx(expected)
+    assert optimizer.status["population_diversity"] == pytest.approx(expected)
+    assert optimizer.status["population_diversity_normalised"] == pytest.approx(expected / 3**0.5)
+
+
+def test_low_precision_parameters_are_searched_in_float32(build: Callable[..., Any]) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        parameter = nn.Parameter(torch.ones(4, dtype=dtype))
+        optimizer = build([parameter], seed=0)
+
+        def closure(parameter: nn.Parameter = parameter) -> Tensor:
+            return (parameter - 0.5).square().sum()
+
+        for _ in range(30):
+            optimizer.step(closure)
+        assert optimizer.population.dtype == torch.float32
+        assert parameter.dtype == dtype
+        assert optimizer.best_fitness < 0.9
+        assert torch.equal(parameter.detach(), optimizer.best_params.to(dtype))
+
+
+def test_autocast_is_the_users(build: Callable[..., Any]) -> None:
+    model = nn.Linear(4, 1)
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    optimizer = build(model.parameters(), seed=0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = nn.functional.mse_loss(model(x).float(), y)
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure)) for _ in range(10)]
+    assert losses[-1] <= losses[0]
+
+
+def test_the_length_of_runs_follows_torchs_schedulers(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, 1.0)], seed=0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    before = optimizer.param_groups[0]["lr"]
+    optimizer.step(sphere)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == before / 2
+
+
+def test_edits_of_defaults_and_of_groups_act(build: Callable[..., Any]) -> None:
+    optimizer = build([{"params": [tensor(1.0)]}, {"params": [tensor(1.0)]}], seed=0)
+    optimizer.step(sphere)
+    optimizer.defaults["max_evaluations"] = optimizer.evaluations + 3
+    before = optimizer.evaluations
+    optimizer.step(sphere)
+    assert optimizer.evaluations == before + 3
+    optimizer.param_groups[1]["max_evaluations"] = before + 5
+    optimizer.step(sphere)
+    assert optimizer.evaluations == before + 5
+    assert optimizer.defaults["max_evaluations"] == optimizer.param_groups[0]["max_evaluations"] == before + 5
+    optimizer.defaults["population_size"] = 99
+    optimizer.defaults["max_evaluations"] = None
+    with pytest.raises(ValueError, match="population_size"):
+        optimizer.step(sphere)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"populaton_size": 3}, TypeError),
+        ({"bounds": (1.0, 1.0)}, ValueError),
+        ({"population_size": 0}, ValueError),
+        ({"max_evaluations": 0}, ValueError),
+        ({"reevaluate": "often"}, ValueError),
+        ({"decisions": "gpu"}, ValueError),
+        ({"shard": "model"}, ValueError),
+        ({"init": "zero"}, ValueError),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    build: Callable[..., Any], wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    (name,) = wrong
+    with pytest.raises(error, match=name):
+        build([tensor(1.0)], **wrong)
+
+
+def test_wrong_answers_are_refused(build: Callable[..., Any]) -> None:
+    parameter = tensor(1.0, 2.0)
+    with pytest.raises(TypeError, match="None"):
+        build([parameter]).step(lambda: None)
+    with pytest.raises(ValueError, match="one number"):
+        build([parameter]).step(lambda: parameter.square())
+    with pytest.raises(ValueError, match=r"shape \(\d+,\)"):
+        build([parameter]).step(batched(flat=True)(lambda points: points))
+    with pytest.raises(RuntimeError, match="copies"):
+        build([parameter]).step(batched(flat=True)(lambda points: points.mul_(2).sum(1)))
+    optimizer = build([parameter])
+    with pytest.raises(RuntimeError, match="ask"):
+        optimizer.tell(torch.zeros(10))
+    optimizer.ask()
+    with pytest.raises(ValueError, match="were asked"):
+        optimizer.tell(torch.zeros(3))

@@ -1,0 +1,507 @@
+"""AdaptiveBFO: bacterial foraging that learns its runs from what succeeded, with a swarm that follows a distribution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from tracelet.optim import foraging, separable_cma, success_history
+from tracelet.optim.population import PopulationOptimizer
+from tracelet.optim.settings import Common, spelled
+from tracelet.optim.state import State
+
+__all__ = ["AdaptiveBFO"]
+
+QUORUM_EVERY = 20
+SPLITTING_SHARE = 0.04
+BEST_SHARE = 0.11
+LEAST_SWIMS = 0.05
+AVERAGING = 0.1
+
+
+@dataclass
+class AdaptiveState(State):
+    """What AdaptiveBFO remembers; `positions` are those of the n foragers.
+
+    Attributes:
+        health: cost summed since the last reproduction, (n,).
+        stagnation: rounds since each last improved, (n,).
+        archive: positions that were left for better ones, (A, D).
+        held: filled rows of it, ().
+        memory_length, memory_share: what run lengths and shares of coordinates succeeded, (H,).
+        slot: of the memories that is written next, ().
+        length, share: of this round's tumbles, (n,).
+        direction: of this round's runs, (n, D).
+        moving: who swims next: indices on the host, a mask on a device.
+        swims: done in this round.
+        tumble_gain, swim_gain: gain per evaluation, averaged, ().
+        chances: numbers in [0, 1) of this round, for swims, dispersal and archive, (3, n).
+        gained, swum: gain of this round's swims, and how many there were, ().
+        improved: how many the tumble improved, ().
+        swarm: how many swarmers there are; 0 once they are released.
+        mean, variances, path_sigma, path: of their distribution, (D,).
+        sigma: its step size, ().
+        draws: standard normal numbers of this round's samples, (S, D).
+        swarm_rounds: of this swarm.
+        swarm_best: its best fitness, (); swarm_place: where, (D,); swarm_stale: rounds since, ().
+        reproductions, eliminations: so far.
+    """
+
+    health: Tensor | None = None
+    stagnation: Tensor | None = None
+    archive: Tensor | None = None
+    held: Tensor | None = None
+    memory_length: Tensor | None = None
+    memory_share: Tensor | None = None
+    slot: Tensor | None = None
+    length: Tensor | None = None
+    share: Tensor | None = None
+    direction: Tensor | None = None
+    moving: Tensor | None = None
+    swims: int = 0
+    tumble_gain: Tensor | None = None
+    swim_gain: Tensor | None = None
+    chances: Tensor | None = None
+    gained: Tensor | None = None
+    swum: Tensor | None = None
+    improved: Tensor | None = None
+    swarm: int = 0
+    mean: Tensor | None = None
+    sigma: Tensor | None = None
+    variances: Tensor | None = None
+    path_sigma: Tensor | None = None
+    path: Tensor | None = None
+    draws: Tensor | None = None
+    swarm_rounds: int = 0
+    swarm_best: Tensor | None = None
+    swarm_place: Tensor | None = None
+    swarm_stale: Tensor | None = None
+    reproductions: int = 0
+    eliminations: Tensor | None = None
+
+
+class AdaptiveBFO(PopulationOptimizer):
+    """Bacterial foraging with learnt runs.
+
+    The four events are those of foraging; what fills them is borrowed from the best of its peers, and named here. Foragers
+    make *social tumbles*: towards one of the best, plus the difference of two others, with run lengths and shares of
+    coordinates drawn around those that succeeded (SHADE, Tanabe & Fukunaga 2013). A swarm tumbles by *quorum*: its members
+    are drawn from one normal distribution that follows their successes (separable CMA-ES, Ros & Hansen 2008), until it has
+    nothing new to tell. What improved *swims* on, as often as swims have paid. The healthiest split now and then, who stagnates
+    is dispersed, and with a known budget foragers are eliminated one by one (L-SHADE, Tanabe & Fukunaga 2014).
+
+    One `step()` is one round: P evaluations, up to `swim_length` more for those that swim, and one for the incumbent; on a
+    device (`decisions="device"`) every swim evaluates all foragers, so prefer `decisions="host"` there for expensive
+    objectives.
+
+    Args:
+        params: tensors, named tensors or groups.
+        population_size: P, at least 8: foragers and swarmers together.
+        chem_steps: rounds between two reproductions, also spelled `chemotaxis_steps`.
+        swim_length: most swims after a tumble.
+        elim_prob: probability of dispersal in each round, for a bacterium that stagnates; also `elimination_prob`.
+        adaptation_rate: width of the draws around the memories of run lengths and shares.
+        step_size_max: factor of all run lengths (which are learnt, and relative to the distances in the population).
+        lr: another one: what torch's schedulers change.
+        stagnation_limit: rounds without improvement after which a bacterium may be dispersed.
+        min_population_size: foragers left at the end of a known budget (`max_evaluations`).
+        memory_size: slots of the success memories.
+        archive_rate: rows of the archive, for each forager.
+        swarming: whether there is a swarm, also `use_swarming`, `enable_swarming`.
+        **common: see `PopulationOptimizer`.
+    """
+
+    _state_class = AdaptiveState
+
+    def __init__(
+        self,
+        params: Any,
+        population_size: int = 50,
+        chem_steps: int = 100,
+        swim_length: int = 4,
+        elim_prob: float = 0.05,
+        adaptation_rate: float = 0.1,
+        step_size_max: float = 1.0,
+        *,
+        lr: float = 1.0,
+        stagnation_limit: int = 60,
+        min_population_size: int = 4,
+        memory_size: int = 6,
+        archive_rate: float = 1.4,
+        use_swarming: bool = True,
+        **common: Unpack[Common],
+    ) -> None:
+        settings = {
+            "population_size": population_size,
+            "chem_steps": chem_steps,
+            "swim_length": swim_length,
+            "elim_prob": elim_prob,
+            "adaptation_rate": adaptation_rate,
+            "step_size_max": step_size_max,
+            "lr": lr,
+            "stagnation_limit": stagnation_limit,
+            "min_population_size": min_population_size,
+            "memory_size": memory_size,
+            "archive_rate": archive_rate,
+            "use_swarming": use_swarming,
+        }
+        given = dict(common)
+        spelled(given, settings)
+        if population_size < 8:
+            raise ValueError(f"population_size of AdaptiveBFO is at least 8, not {population_size}")
+        if min_population_size < 4:
+            raise ValueError(f"min_population_size is at least 4, not {min_population_size}")
+        super().__init__(params, settings, given)
+
+    @property
+    def _state(self) -> AdaptiveState:
+        return cast(AdaptiveState, self._known)
+
+    def _swarmers(self) -> int:
+        """S: as many as CMA-ES would take, at most half of the population, and never so many that 4 foragers are not left."""
+        size = int(self.defaults["population_size"])
+        if not self.defaults["use_swarming"]:
+            return 0
+        return min(round(4 + 3 * math.log(self._layout.dimensions)), size // 2)
+
+    def _begin(self, base: dict[str, Any]) -> AdaptiveState:
+        positions: Tensor = base["positions"]
+        count, dimensions = positions.shape
+        like = base["nonfinite"]
+        memory = torch.full((self.defaults["memory_size"],), 0.5, dtype=positions.dtype, device=positions.device)
+        whole = torch.zeros((), dtype=torch.int64, device=positions.device)
+        spread = self._initial_spread()
+        deviations = spread if isinstance(spread, Tensor) else positions.new_full((dimensions,), spread)
+        return AdaptiveState(
+            **base,
+            health=torch.zeros_like(base["fitness"]),
+            stagnation=whole.expand(count).clone(),
+            archive=positions.new_zeros((max(count, int(self.defaults["archive_rate"] * count)), dimensions)),
+            held=whole.clone(),
+            memory_length=memory.clone(),
+            memory_share=memory.clone(),
+            slot=whole.clone(),
+            tumble_gain=like.clone(),
+            swim_gain=like.clone(),
+            improved=whole.clone(),
+            swum=whole.clone(),
+            gained=like.clone(),
+            swarm=self._swarmers(),
+            mean=self._origin.clone(),
+            sigma=positions.new_ones(()),
+            variances=deviations.square(),
+            path_sigma=positions.new_zeros(dimensions),
+            path=positions.new_zeros(dimensions),
+            swarm_best=like + torch.inf,
+            swarm_place=self._origin.clone(),
+            swarm_stale=whole.clone(),
+            eliminations=whole.clone(),
+        )
+
+    # -- the round --------------------------------------------------------------------------------------------------------
+
+    def _parents_judged(self) -> bool:
+        state = self._state
+        size = int(self.defaults["population_size"])
+        if state.rounds == 0 and state.positions.shape[0] == size and state.swarm:
+            best = state.fitness.argsort(stable=True)[: size - state.swarm]
+            self._keep(best)
+        state.phase = "tumble"
+        return False
+
+    def _propose(self) -> Tensor:
+        state = self._state
+        assert state.direction is not None or state.phase == "tumble"
+        if state.phase == "swim":
+            assert state.direction is not None
+            assert state.moving is not None
+            if self._host:
+                here = state.positions.index_select(0, state.moving)
+                return self._kept_inside(here + state.direction.index_select(0, state.moving), here)
+            trial = state.positions + state.direction * state.moving.unsqueeze(1)
+            return self._kept_inside(trial, state.positions)
+        points = self._foraged()
+        if not state.swarm:
+            return points
+        assert state.mean is not None
+        assert state.variances is not None
+        assert state.sigma is not None
+        state.draws = self._noise.normal(state.swarm, self._layout.dimensions)
+        sample = torch.addcmul(state.mean, state.sigma * state.variances.sqrt(), state.draws)
+        return torch.cat((points, self._clip(sample)))
+
+    def _foraged(self) -> Tensor:
+        """The foragers' trials."""
+        state = self._state
+        assert state.archive is not None
+        count, dimensions = state.positions.shape
+        uniform = self._noise.uniform(9, count)
+        state.chances = uniform[6:]
+        state.length, state.share = self._update(success_history.drawn)(
+            state.memory_length, state.memory_share, uniform[:2], self._noise.normal(count), self.defaults["adaptation_rate"]
+        )
+        direction = self._update(success_history.social_tumble)(
+            state.positions,
+            state.archive,
+            state.held,
+            state.fitness.argsort(stable=True),
+            state.length,
+            state.share,
+            uniform[2:6],
+            self._noise.uniform(count, dimensions),
+            BEST_SHARE,
+        )
+        factor = self._layout.spread([group["step_size_max"] * float(group["lr"]) for group in self.param_groups])
+        if isinstance(factor, Tensor) or factor != 1.0:
+            direction = direction * factor
+        state.direction = direction
+        points = self._kept_inside(state.positions + direction, state.positions)
+        if self._limits is not None:
+            state.direction = points - state.positions
+        return points
+
+    def _kept_inside(self, points: Tensor, positions: Tensor) -> Tensor:
+        if self._limits is None:
+            return points
+        return success_history.inside(points, positions, *self._limits)
+
+    def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
+        state = self._state
+        if state.phase == "tumble":
+            count = state.positions.shape[0]
+            if state.swarm:
+                self._follow(points[count:], fitness[count:])
+            self._select(points[:count], fitness[:count])
+            state.phase = "swim"
+            state.swims = 0
+        else:
+            state.swims += 1
+            self._swim(points, fitness)
+        assert state.moving is not None
+        if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
+            return False
+        self._end_round()
+        return True
+
+    def _select(self, points: Tensor, fitness: Tensor) -> None:
+        """Foragers take what is better, and remember how they came there."""
+        state = self._state
+        assert state.chances is not None
+        assert state.tumble_gain is not None
+        assert state.swim_gain is not None
+        assert state.stagnation is not None
+        better = fitness < state.fitness
+        gain = torch.where(better, state.fitness - fitness, 0.0)
+        state.archive, state.held = self._update(success_history.archived)(
+            state.archive, state.held, state.positions, better, state.chances[2, 0]
+        )
+        state.memory_length, state.memory_share, state.slot = self._update(success_history.learnt)(
+            state.memory_length, state.memory_share, state.slot, state.length, state.share, gain
+        )
+        state.positions = torch.where(better.unsqueeze(1), points, state.positions)
+        state.fitness = torch.where(better, fitness, state.fitness)
+        state.stagnation = (state.stagnation + 1).masked_fill_(better, 0)
+        mean = torch.where(torch.isinf(gain), 0.0, gain).mean()
+        state.tumble_gain = state.tumble_gain + AVERAGING * (mean - state.tumble_gain)
+        state.improved = better.sum()
+        swims = better & (state.chances[0] < self._swim_probability())
+        state.moving = swims.nonzero().squeeze(1) if self._host else swims
+        state.gained, state.swum = torch.zeros_like(state.tumble_gain), torch.zeros_like(state.improved)
+
+    def _swim_probability(self) -> Tensor:
+        """How well an evaluation pays in a swim, relative to a tumble; 1 before there is anything to compare."""
+        state = self._state
+        assert state.swim_gain is not None
+        assert state.tumble_gain is not None
+        ratio = (state.swim_gain / state.tumble_gain).clamp(LEAST_SWIMS, 1.0)
+        return torch.where((state.swim_gain > 0) & (state.tumble_gain > 0), ratio, 1.0 if self._state.rounds < 20 else LEAST_SWIMS)
+
+    def _swim(self, points: Tensor, fitness: Tensor) -> None:
+        state = self._state
+        assert state.moving is not None
+        assert state.gained is not None
+        assert state.swum is not None
+        moving = state.moving
+        if not self._host:
+            better = moving & (fitness < state.fitness)
+            gain = torch.where(better, state.fitness - fitness, 0.0)
+            state.positions = torch.where(better.unsqueeze(1), points, state.positions)
+            state.fitness = torch.where(better, fitness, state.fitness)
+            state.moving = better
+            state.swum = state.swum + moving.sum()
+            state.gained = state.gained + gain.sum()
+            return
+        before = state.fitness.index_select(0, moving)
+        better = fitness < before
+        state.swum = state.swum + moving.numel()
+        gain = torch.where(better, before - fitness, 0.0)
+        state.gained = state.gained + gain.sum()
+        here = better.nonzero().squeeze(1)
+        state.moving = moving.index_select(0, here)
+        state.positions.index_copy_(0, state.moving, points.index_select(0, here))
+        state.fitness.index_copy_(0, state.moving, fitness.index_select(0, here))
+
+    def _follow(self, points: Tensor, fitness: Tensor) -> None:
+        """The swarm's distribution follows the better half of its samples."""
+        state = self._state
+        assert state.draws is not None
+        assert state.sigma is not None
+        assert state.swarm_best is not None
+        assert state.swarm_stale is not None
+        assert state.swarm_place is not None
+        rank = fitness
+        if self._limits is not None:
+            assert state.mean is not None
+            assert state.variances is not None
+            deviation = state.sigma * state.variances.sqrt()
+            off = (points - state.mean) / deviation - state.draws
+            rank = separable_cma.bound_penalty(fitness, off.square().mean(1).to(fitness.dtype))
+        rate = separable_cma.rates(state.swarm, self._layout.dimensions, separable=True)
+        weights = points.new_tensor(rate.weights)
+        state.mean, state.sigma, state.variances, state.path_sigma, state.path = self._update(separable_cma.separable_update)(
+            state.mean,
+            state.sigma,
+            state.variances,
+            state.path_sigma,
+            state.path,
+            state.draws,
+            rank.argsort(stable=True),
+            weights,
+            rate,
+            state.swarm_rounds,
+        )
+        state.swarm_rounds += 1
+        value, index = fitness.min(0, keepdim=True)
+        better = value < state.swarm_best
+        state.swarm_best = torch.minimum(value, state.swarm_best).squeeze(0)
+        state.swarm_stale = torch.where(better, 0, state.swarm_stale + 1).squeeze(0)
+        state.swarm_place = torch.where(better, points.index_select(0, index).squeeze(0), state.swarm_place)
+
+    # -- between rounds ---------------------------------------------------------------------------------------------------
+
+    def _end_round(self) -> None:
+        state, settings = self._state, self.defaults
+        assert state.health is not None
+        assert state.swum is not None
+        assert state.swim_gain is not None
+        assert state.gained is not None
+        paid = torch.where(torch.isinf(state.gained), 0.0, state.gained) / state.swum.clamp(min=1)
+        share = torch.where(state.swum > 0, AVERAGING, 0.0)
+        state.swim_gain = state.swim_gain + share * (paid - state.swim_gain)
+        state.health = state.health + state.fitness
+        state.rounds += 1
+        state.phase = "tumble"
+        if state.rounds % settings["chem_steps"] == 0:
+            self._reproduce()
+        self._disperse()
+        if settings["max_evaluations"] is not None:
+            self._eliminate(settings["max_evaluations"])
+        if state.swarm and state.rounds % QUORUM_EVERY == 0:
+            self._release()
+
+    def _reproduce(self) -> None:
+        """The healthiest split over the least healthy."""
+        state = self._state
+        assert state.health is not None
+        assert state.stagnation is not None
+        count = state.positions.shape[0]
+        splitting = max(1, round(SPLITTING_SHARE * count))
+        order = state.health.argsort(stable=True)
+        source = torch.arange(count, device=order.device)
+        source = source.scatter(0, order[count - splitting :], order[:splitting])
+        state.positions = state.positions.index_select(0, source)
+        state.fitness = state.fitness.index_select(0, source)
+        state.stagnation = state.stagnation.index_select(0, source)
+        state.health = torch.zeros_like(state.health)
+        state.reproductions += 1
+
+    def _disperse(self) -> None:
+        """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
+        state = self._state
+        assert state.chances is not None
+        assert state.stagnation is not None
+        assert state.eliminations is not None
+        stuck = state.stagnation > self.defaults["stagnation_limit"]
+        leaves = stuck & (state.chances[1] < self.defaults["elim_prob"]) & (state.fitness > state.fitness.min())
+        if self._host and not bool(leaves.any()):
+            return
+        count = state.positions.shape[0]
+        state.positions = torch.where(leaves.unsqueeze(1), self._uniform(count), state.positions)
+        state.fitness = torch.where(leaves, torch.inf, state.fitness)
+        state.stagnation = torch.where(leaves, 0, state.stagnation)
+        state.eliminations = state.eliminations + leaves.sum()
+
+    def _eliminate(self, maximum: int) -> None:
+        """Fewer foragers towards the end of a known budget."""
+        state = self._state
+        first = int(self.defaults["population_size"]) - self._swarmers()
+        last = min(int(self.defaults["min_population_size"]), first)
+        done = min(1.0, state.evaluations / maximum)
+        count = round(first + (last - first) * done)
+        if count < state.positions.shape[0]:
+            self._keep(state.fitness.argsort(stable=True)[:count].sort().values)
+
+    def _keep(self, which: Tensor) -> None:
+        state = self._state
+        assert state.health is not None
+        assert state.stagnation is not None
+        assert state.archive is not None
+        assert state.held is not None
+        state.positions = state.positions.index_select(0, which)
+        state.fitness = state.fitness.index_select(0, which)
+        state.health = state.health.index_select(0, which)
+        state.stagnation = state.stagnation.index_select(0, which)
+        room = max(which.numel(), int(self.defaults["archive_rate"] * which.numel()))
+        state.archive = state.archive[:room]
+        state.held = state.held.clamp(max=room)
+        state.chances = None if state.chances is None else state.chances[:, : which.numel()]
+
+    def _release(self) -> None:
+        """A swarm with nothing new to tell hands its best to the least healthy forager, and its evaluations to all.
+
+        The one place that reads a number from a device: every twenty rounds, while there is a swarm.
+        """
+        state = self._state
+        assert state.swarm_stale is not None
+        assert state.sigma is not None
+        assert state.variances is not None
+        assert state.swarm_best is not None
+        assert state.swarm_place is not None
+        assert state.health is not None
+        assert state.mean is not None
+        patience = QUORUM_EVERY + 3 * math.sqrt(self._layout.dimensions)
+        tiny = torch.finfo(state.mean.dtype).eps * 1e-3
+        collapsed = state.sigma * state.variances.sqrt().max() < tiny * (state.mean.abs().max() + 1e-12)
+        if not bool((state.swarm_stale >= patience) | collapsed):
+            return
+        worst = state.health.argmax(keepdim=True)
+        state.positions = state.positions.index_copy(0, worst, state.swarm_place.unsqueeze(0))
+        state.fitness = state.fitness.index_copy(0, worst, state.swarm_best.unsqueeze(0))
+        state.swarm = 0
+        state.draws = None
+
+    def _own_status(self) -> dict[str, Any]:
+        state = self._state
+        count = state.positions.shape[0]
+        assert state.memory_length is not None
+        assert state.memory_share is not None
+        assert state.improved is not None
+        assert state.swum is not None
+        assert state.sigma is not None
+        return {
+            "step_size": state.memory_length.mean(),
+            "coordinate_share": state.memory_share.clamp(min=0).mean(),
+            "elimination_probability": float(self.defaults["elim_prob"]),
+            "tumble_success": state.improved / count,
+            "swim_length": state.swum / count,
+            "swim_probability": self._swim_probability(),
+            "swarm_size": float(state.swarm),
+            "swarm_sigma": state.sigma,
+            "reproduction_count": float(state.reproductions),
+            "elimination_count": state.eliminations,
+        }

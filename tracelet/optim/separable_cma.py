@@ -1,0 +1,110 @@
+"""Separable CMA-ES as pure functions: a normal distribution with a variance for every coordinate.
+
+Ros, R., Hansen, N. (2008): A simple modification in CMA-ES achieving linear time and space complexity. PPSN X, 296-305.
+Constants otherwise as in Hansen, N. (2016): The CMA evolution strategy: a tutorial. arXiv:1604.00772.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rates", "bound_penalty", "rates", "separable_update"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of one number of samples in one number of dimensions."""
+
+    weights: tuple[float, ...]
+    mass: float
+    sigma: float
+    damping: float
+    path: float
+    one: float
+    mu: float
+    length: float
+
+
+def rates(samples: int, dimensions: int, *, separable: bool) -> Rates:
+    """The usual constants; `separable` learns the variances faster by (D + 2) / 3.
+
+    Args:
+        samples: lambda, at least 4.
+        dimensions: D.
+        separable: whether only variances are learnt.
+    """
+    parents = samples // 2
+    raw = [math.log((samples + 1) / 2) - math.log(rank) for rank in range(1, parents + 1)]
+    weights = tuple(each / sum(raw) for each in raw)
+    mass = 1.0 / sum(each * each for each in weights)
+    sigma = (mass + 2) / (dimensions + mass + 5)
+    damping = 1 + 2 * max(0.0, math.sqrt((mass - 1) / (dimensions + 1)) - 1) + sigma
+    path = (4 + mass / dimensions) / (dimensions + 4 + 2 * mass / dimensions)
+    faster = (dimensions + 2) / 3 if separable else 1.0
+    one = min(1.0, faster * 2 / ((dimensions + 1.3) ** 2 + mass))
+    mu = min(1 - one, faster * 2 * (mass - 2 + 1 / mass) / ((dimensions + 2) ** 2 + mass))
+    length = math.sqrt(dimensions) * (1 - 1 / (4 * dimensions) + 1 / (21 * dimensions**2))
+    return Rates(weights, mass, sigma, damping, path, one, mu, length)
+
+
+def bound_penalty(fitness: Tensor, outside: Tensor) -> Tensor:
+    """Fitness by which samples are ranked that had to be clipped: worse, the farther outside they were drawn.
+
+    Args:
+        fitness: of the clipped samples, (S,).
+        outside: squared distance from the sample to its clipped place in units of its own deviation, over D, (S,).
+
+    Returns:
+        (S,).
+    """
+    finite = torch.where(torch.isinf(fitness), fitness.min(), fitness)
+    return fitness + outside * (finite.max() - finite.min())
+
+
+def separable_update(
+    mean: Tensor,
+    sigma: Tensor,
+    variances: Tensor,
+    path_sigma: Tensor,
+    path: Tensor,
+    draws: Tensor,
+    ranked: Tensor,
+    weights: Tensor,
+    rate: Rates,
+    generation: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One generation.
+
+    Args:
+        mean: m, (D,).
+        sigma: step size, ().
+        variances: c, (D,).
+        path_sigma: evolution path of the step size, (D,).
+        path: evolution path of the variances, (D,).
+        draws: standard normal numbers z of the samples m + sigma sqrt(c) z, (S, D).
+        ranked: the samples from the best to the worst, (S,).
+        weights: of the best half, (S // 2,).
+        rate: from `rates`.
+        generation: how many came before.
+
+    Returns:
+        The new mean, sigma, variances and the two paths.
+    """
+    chosen = draws.index_select(0, ranked[: weights.shape[0]])
+    step = weights @ chosen
+    spread = variances.sqrt()
+    path_sigma = (1 - rate.sigma) * path_sigma + math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass) * step
+    length = torch.linalg.vector_norm(path_sigma) / rate.length
+    bias = math.sqrt(1 - (1 - rate.sigma) ** (2 * (generation + 1)))
+    steady = (length / bias < 1.4 + 2 / (mean.shape[0] + 1)).to(mean.dtype)
+    moved = spread * step
+    path = (1 - rate.path) * path + (steady * math.sqrt(rate.path * (2 - rate.path) * rate.mass)) * moved
+    kept = 1 - rate.one - rate.mu + (1 - steady) * (rate.one * rate.path * (2 - rate.path))
+    variances = variances * (kept + rate.mu * (weights @ chosen.square())) + rate.one * path.square()
+    mean = mean + sigma * moved
+    sigma = sigma * torch.exp(((rate.sigma / rate.damping) * (length - 1)).clamp(max=1.0))
+    return mean, sigma, variances, path_sigma, path
