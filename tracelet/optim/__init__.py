@@ -2,8 +2,24 @@
 
 from tracelet.optim.adaptive_bfo import AdaptiveBFO
 from tracelet.optim.bfo import BFO
+from tracelet.optim.cmaes import CMAES
+from tracelet.optim.differential_evolution import DifferentialEvolution
 from tracelet.optim.hybrid_bfo import HybridBFO
 from tracelet.optim.objectives import PopulationObjective, accumulate, batched
+from tracelet.optim.particle_swarm import ParticleSwarm
 from tracelet.optim.population import PopulationOptimizer
+from tracelet.optim.scheduling import BFOScheduler
 
-__all__ = ["AdaptiveBFO", "BFO", "HybridBFO", "PopulationObjective", "PopulationOptimizer", "accumulate", "batched"]
+__all__ = [
+    "BFO",
+    "CMAES",
+    "AdaptiveBFO",
+    "BFOScheduler",
+    "DifferentialEvolution",
+    "HybridBFO",
+    "ParticleSwarm",
+    "PopulationObjective",
+    "PopulationOptimizer",
+    "accumulate",
+    "batched",
+]

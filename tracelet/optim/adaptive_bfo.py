@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from tracelet.optim import foraging, separable_cma, success_history
+from tracelet.optim import separable_cma, success_history
 from tracelet.optim.population import PopulationOptimizer
 from tracelet.optim.settings import Common, spelled
 from tracelet.optim.state import State
@@ -243,7 +243,11 @@ class AdaptiveBFO(PopulationOptimizer):
         uniform = self._noise.uniform(9, count)
         state.chances = uniform[6:]
         state.length, state.share = self._update(success_history.drawn)(
-            state.memory_length, state.memory_share, uniform[:2], self._noise.normal(count), self.defaults["adaptation_rate"]
+            state.memory_length,
+            state.memory_share,
+            uniform[:2],
+            self._noise.normal(count),
+            self.defaults["adaptation_rate"],
         )
         direction = self._update(success_history.social_tumble)(
             state.positions,
@@ -319,7 +323,9 @@ class AdaptiveBFO(PopulationOptimizer):
         assert state.swim_gain is not None
         assert state.tumble_gain is not None
         ratio = (state.swim_gain / state.tumble_gain).clamp(LEAST_SWIMS, 1.0)
-        return torch.where((state.swim_gain > 0) & (state.tumble_gain > 0), ratio, 1.0 if self._state.rounds < 20 else LEAST_SWIMS)
+        return torch.where(
+            (state.swim_gain > 0) & (state.tumble_gain > 0), ratio, 1.0 if self._state.rounds < 20 else LEAST_SWIMS
+        )
 
     def _swim(self, points: Tensor, fitness: Tensor) -> None:
         state = self._state
@@ -363,7 +369,9 @@ class AdaptiveBFO(PopulationOptimizer):
             rank = separable_cma.bound_penalty(fitness, off.square().mean(1).to(fitness.dtype))
         rate = separable_cma.rates(state.swarm, self._layout.dimensions, separable=True)
         weights = points.new_tensor(rate.weights)
-        state.mean, state.sigma, state.variances, state.path_sigma, state.path = self._update(separable_cma.separable_update)(
+        state.mean, state.sigma, state.variances, state.path_sigma, state.path = self._update(
+            separable_cma.separable_update
+        )(
             state.mean,
             state.sigma,
             state.variances,

@@ -104,10 +104,16 @@ class Evaluation:
         if self.how:
             with torch.enable_grad():
                 rows = points.detach().requires_grad_()
+                version = rows._version
                 fitness = self.objective(rows if self.how == "flat" else self.layout.stacked(rows))
+                if rows._version != version:
+                    raise RuntimeError("the objective changed the points that it was given: it has to work on copies")
+                fitness = self._shaped(fitness, points.shape[0])
+                if not fitness.requires_grad:
+                    raise RuntimeError("the objective has to return losses with their graph")
                 # Rows do not see each other: the gradient of the sum is each one's own.
                 (gradient,) = torch.autograd.grad(fitness.sum(), rows)
-            return self._checked(fitness.detach(), points.shape[0]), gradient
+            return self._checked(fitness, points.shape[0]), gradient
         targets = [parameter.detach() for parameter in self.layout.parameters]
         values, gradients_of = [], []
         for row in self.layout.rows(points):
@@ -147,11 +153,16 @@ class Evaluation:
         return torch.stack(told)
 
     def _checked(self, fitness: Any, count: int) -> Tensor:
+        fitness = self._shaped(fitness, count)
+        if fitness.requires_grad:
+            fitness = fitness.detach()
+        return fitness.to(self.layout.device, self.layout.fitness_dtype)
+
+    @staticmethod
+    def _shaped(fitness: Any, count: int) -> Tensor:
         if not isinstance(fitness, Tensor) or fitness.shape != (count,):
             shape = tuple(fitness.shape) if isinstance(fitness, Tensor) else type(fitness).__name__
             raise ValueError(
                 f"a batched objective of {count} points has to return a tensor of shape ({count},), not {shape}"
             )
-        if fitness.requires_grad:
-            fitness = fitness.detach()
-        return fitness.to(self.layout.device, self.layout.fitness_dtype)
+        return fitness

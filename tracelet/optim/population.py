@@ -81,7 +81,7 @@ class PopulationOptimizer(Colony):
         return False
 
     def _confirms(self, evaluation: Evaluation) -> bool:
-        """Whether the step ends with one more evaluation of the incumbent."""
+        """Whether the step ends with one more evaluation, for which the budget keeps room: the incumbent."""
         return True
 
     def _own_stop(self) -> str | None:
@@ -224,8 +224,8 @@ class PopulationOptimizer(Colony):
         before = self._layout.read() if evaluation.writes or state.steps == 0 else state.best_position
         self._begin_step(objective)
         maximum = self.defaults["max_evaluations"]
-        # One evaluation is kept for the incumbent.
-        self._limit = maximum - 1 if maximum is not None else None
+        confirms = self._confirms(evaluation)
+        self._limit = maximum - confirms if maximum is not None else None
         try:
             while self._room() > 0:
                 points = self._ask()
@@ -235,7 +235,7 @@ class PopulationOptimizer(Colony):
                     over = self._tell(evaluation.many(points), None)
                 if over:
                     break
-            if self._confirms(evaluation):
+            if confirms:
                 value, fitness = evaluation.one(state.best_position)
                 state.evaluations += 1
                 self._confirm(fitness)

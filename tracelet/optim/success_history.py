@@ -54,7 +54,7 @@ def social_tumble(
     coordinates: Tensor,
     best_share: float,
 ) -> Tensor:
-    """d = F (x_pbest - x + x_r1 - x_r2) in some coordinates, at least in one.
+    """D = F (x_pbest - x + x_r1 - x_r2) in some coordinates, at least in one.
 
     Args:
         positions: x, (n, D), n at least 4.
