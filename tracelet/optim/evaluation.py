@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,12 +31,12 @@ class Evaluation:
         writes: whether evaluating writes into the parameters (a closure that is called once per bacterium).
     """
 
-    def __init__(self, objective: Callable[..., Any], layout: Layout, shard: Shard) -> None:
+    def __init__(self, objective: Any, layout: Layout, shard: Shard) -> None:
         self.objective = objective
         self.layout = layout
         self.shard = shard
         self.how = getattr(objective, "tracelet_batched", "")
-        self.bound = objective if isinstance(objective, BoundObjective) else None
+        self.bound: BoundObjective | None = objective if isinstance(objective, BoundObjective) else None
         self.writes = not self.how and self.bound is None
 
     def many(self, points: Tensor) -> Tensor:
@@ -165,4 +164,5 @@ class Evaluation:
             raise ValueError(
                 f"a batched objective of {count} points has to return a tensor of shape ({count},), not {shape}"
             )
-        return fitness
+        shaped: Tensor = fitness
+        return shaped

@@ -23,7 +23,7 @@ def tumble(noise: Tensor, length: float | Tensor) -> Tensor:
     Returns:
         (P, D).
     """
-    norm = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
     if isinstance(length, Tensor) and length.dim() == 1:
         return noise / norm * length
     return noise * (length / norm)

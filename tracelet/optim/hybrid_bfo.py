@@ -235,7 +235,8 @@ class HybridBFO(PopulationOptimizer):
         draws = self._noise.uniform(2, count)
         better = order[(draws[0] * (rank + 1)).long()]
         pull = draws[1].unsqueeze(1) * (state.positions.index_select(0, better) - state.positions)
-        return weight * direction + (1 - weight) * pull
+        mixed: Tensor = weight * direction + (1 - weight) * pull
+        return mixed
 
     def _take_runs(self, points: Tensor, fitness: Tensor) -> None:
         state = self._state

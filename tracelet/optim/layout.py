@@ -64,7 +64,7 @@ class Layout:
 
     def write(self, point: Tensor) -> None:
         """Copy a point of shape (D,) into the parameters, in place: their storage stays."""
-        pieces = point.split(self.sizes)
+        pieces = torch.split(point, self.sizes)
         row = tuple(piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True))
         self.put(row, [parameter.detach() for parameter in self.parameters])
 
@@ -76,7 +76,7 @@ class Layout:
 
     def rows(self, points: Tensor) -> list[tuple[Tensor, ...]]:
         """For each of n points (n, D) its views in the parameters' shapes."""
-        pieces = points.split(self.sizes, dim=1)
+        pieces = torch.split(points, self.sizes, dim=1)
         count = points.shape[0]
         return list(
             zip(
@@ -87,7 +87,7 @@ class Layout:
 
     def stacked(self, points: Tensor) -> dict[str, Tensor]:
         """N points (n, D) as named parameters of shape (n, *shape), in the parameters' own types and devices."""
-        pieces = points.split(self.sizes, dim=1)
+        pieces = torch.split(points, self.sizes, dim=1)
         count = points.shape[0]
         return {
             name: piece.view(count, *shape).to(parameter.device, parameter.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import torch
@@ -42,6 +43,8 @@ def batched(function: Any = None, *, flat: bool = False) -> Any:
 
 
 def _marked(function: Any, how: str) -> Any:
+    if not hasattr(function, "__dict__") or hasattr(function, "__self__"):  # a method cannot be marked
+        function = partial(function)
     function.tracelet_batched = how
     return function
 
@@ -183,11 +186,11 @@ class BoundObjective:
         return None if chunk >= count else chunk
 
 
-class _Allocations(TorchDispatchMode):
+class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the size of what is computed: an upper bound of what one member needs at a time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -232,7 +235,7 @@ def accumulate(
         for batch in kept:
             loss = loss_fn(batch) / len(kept)
             if backward:
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             total = total.to(loss.device) + loss.detach()
         return total
 

@@ -62,7 +62,9 @@ def moved(
         (P, D).
     """
     velocity = inertia * velocity + cognitive * draws[0] * (known - places) + social * draws[1] * (best - places)
-    return torch.minimum(torch.maximum(velocity, -torch.as_tensor(fastest)), torch.as_tensor(fastest))
+    if isinstance(fastest, Tensor):
+        return torch.minimum(torch.maximum(velocity, -fastest), fastest)
+    return velocity.clamp(-fastest, fastest)
 
 
 class ParticleSwarm(PopulationOptimizer):

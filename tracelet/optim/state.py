@@ -76,7 +76,7 @@ def unpack(kind: type[S], packed: dict[str, Any], device: torch.device) -> S:
     if packed.keys() != names:
         odd = sorted(packed.keys() ^ names)
         raise ValueError(f"this is not the state of the same optimizer: {', '.join(odd)}")
-    values = {
+    values: dict[str, Any] = {
         name: value.detach().clone().to(device) if isinstance(value, Tensor) else value
         for name, value in packed.items()
     }

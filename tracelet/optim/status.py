@@ -16,7 +16,8 @@ __all__ = ["Status", "diversity", "measure"]
 
 def diversity(positions: Tensor) -> Tensor:
     """Mean distance of P positions (P, D) to their centroid, shape ()."""
-    return torch.linalg.vector_norm(positions - positions.mean(0), dim=1).mean()
+    distances: Tensor = torch.linalg.vector_norm(positions - positions.mean(0), dim=1)
+    return distances.mean()
 
 
 class Status(Mapping[str, float]):
