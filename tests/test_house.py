@@ -43,6 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.errors",
         "tracelet.version",
     ),
+    "tracelet.optim": ("tracelet.errors",),
     "tracelet.frameworks": ("tracelet.core", "tracelet.guard", "tracelet.errors"),
     "tracelet_collector": (
         "tracelet.spoolfile",
@@ -127,13 +128,15 @@ def test_only_the_command_line_knows_both_sides() -> None:
     assert not wrong
 
 
-def test_only_exporters_name_a_tracker_and_only_frameworks_name_torch() -> None:
+def test_only_exporters_name_a_tracker_and_only_frameworks_and_optimizers_name_torch() -> None:
     wrong = []
     for module, path in sources().items():
         for line, name in imports(path):
             top = name.split(".")[0]
             if (top in TRACKERS and not within(module, "tracelet_collector.exporters")) or (
-                top in ("torch", "tensorboard") and not within(module, "tracelet.frameworks")
+                top in ("torch", "tensorboard")
+                and not within(module, "tracelet.frameworks")
+                and not within(module, "tracelet.optim")
             ):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {name}")
     assert not wrong

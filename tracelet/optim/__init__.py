@@ -2,6 +2,7 @@
 
 from tracelet.optim.adaptive_bfo import AdaptiveBFO
 from tracelet.optim.bfo import BFO
+from tracelet.optim.checkpoint import load, save
 from tracelet.optim.cmaes import CMAES
 from tracelet.optim.differential_evolution import DifferentialEvolution
 from tracelet.optim.hybrid_bfo import HybridBFO
@@ -22,4 +23,6 @@ __all__ = [
     "PopulationOptimizer",
     "accumulate",
     "batched",
+    "load",
+    "save",
 ]

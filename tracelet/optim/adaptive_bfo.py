@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from tracelet.optim import separable_cma, success_history
+from tracelet.optim import quorum, success_history
+from tracelet.optim.adaptive_state import AdaptiveState
 from tracelet.optim.population import PopulationOptimizer
 from tracelet.optim.settings import Common, spelled
-from tracelet.optim.state import State
 
 __all__ = ["AdaptiveBFO"]
 
@@ -22,67 +21,6 @@ SPLITTING_SHARE = 0.04
 BEST_SHARE = 0.11
 LEAST_SWIMS = 0.05
 AVERAGING = 0.1
-
-
-@dataclass
-class AdaptiveState(State):
-    """What AdaptiveBFO remembers; `positions` are those of the n foragers.
-
-    Attributes:
-        health: cost summed since the last reproduction, (n,).
-        stagnation: rounds since each last improved, (n,).
-        archive: positions that were left for better ones, (A, D).
-        held: filled rows of it, ().
-        memory_length, memory_share: what run lengths and shares of coordinates succeeded, (H,).
-        slot: of the memories that is written next, ().
-        length, share: of this round's tumbles, (n,).
-        direction: of this round's runs, (n, D).
-        moving: who swims next: indices on the host, a mask on a device.
-        swims: done in this round.
-        tumble_gain, swim_gain: gain per evaluation, averaged, ().
-        chances: numbers in [0, 1) of this round, for swims, dispersal and archive, (3, n).
-        gained, swum: gain of this round's swims, and how many there were, ().
-        improved: how many the tumble improved, ().
-        swarm: how many swarmers there are; 0 once they are released.
-        mean, variances, path_sigma, path: of their distribution, (D,).
-        sigma: its step size, ().
-        draws: standard normal numbers of this round's samples, (S, D).
-        swarm_rounds: of this swarm.
-        swarm_best: its best fitness, (); swarm_place: where, (D,); swarm_stale: rounds since, ().
-        reproductions, eliminations: so far.
-    """
-
-    health: Tensor | None = None
-    stagnation: Tensor | None = None
-    archive: Tensor | None = None
-    held: Tensor | None = None
-    memory_length: Tensor | None = None
-    memory_share: Tensor | None = None
-    slot: Tensor | None = None
-    length: Tensor | None = None
-    share: Tensor | None = None
-    direction: Tensor | None = None
-    moving: Tensor | None = None
-    swims: int = 0
-    tumble_gain: Tensor | None = None
-    swim_gain: Tensor | None = None
-    chances: Tensor | None = None
-    gained: Tensor | None = None
-    swum: Tensor | None = None
-    improved: Tensor | None = None
-    swarm: int = 0
-    mean: Tensor | None = None
-    sigma: Tensor | None = None
-    variances: Tensor | None = None
-    path_sigma: Tensor | None = None
-    path: Tensor | None = None
-    draws: Tensor | None = None
-    swarm_rounds: int = 0
-    swarm_best: Tensor | None = None
-    swarm_place: Tensor | None = None
-    swarm_stale: Tensor | None = None
-    reproductions: int = 0
-    eliminations: Tensor | None = None
 
 
 class AdaptiveBFO(PopulationOptimizer):
@@ -112,7 +50,7 @@ class AdaptiveBFO(PopulationOptimizer):
         min_population_size: foragers left at the end of a known budget (`max_evaluations`).
         memory_size: slots of the success memories.
         archive_rate: rows of the archive, for each forager.
-        swarming: whether there is a swarm, also `use_swarming`, `enable_swarming`.
+        use_swarming: whether there is a swarm, also `enable_swarming`.
         **common: see `PopulationOptimizer`.
     """
 
@@ -173,7 +111,7 @@ class AdaptiveBFO(PopulationOptimizer):
         positions: Tensor = base["positions"]
         count, dimensions = positions.shape
         like = base["nonfinite"]
-        memory = torch.full((self.defaults["memory_size"],), 0.5, dtype=positions.dtype, device=positions.device)
+        memory = positions.new_full((2, self.defaults["memory_size"]), 0.5)
         whole = torch.zeros((), dtype=torch.int64, device=positions.device)
         spread = self._initial_spread()
         deviations = spread if isinstance(spread, Tensor) else positions.new_full((dimensions,), spread)
@@ -183,8 +121,12 @@ class AdaptiveBFO(PopulationOptimizer):
             stagnation=whole.expand(count).clone(),
             archive=positions.new_zeros((max(count, int(self.defaults["archive_rate"] * count)), dimensions)),
             held=whole.clone(),
-            memory_length=memory.clone(),
-            memory_share=memory.clone(),
+            memory=memory,
+            used=positions.new_zeros(2, count),
+            direction=torch.zeros_like(positions),
+            moving=whole.expand(0).clone(),
+            chances=positions.new_zeros(3, count),
+            draws=positions.new_zeros(0, dimensions),
             slot=whole.clone(),
             tumble_gain=like.clone(),
             swim_gain=like.clone(),
@@ -216,10 +158,7 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _propose(self) -> Tensor:
         state = self._state
-        assert state.direction is not None or state.phase == "tumble"
         if state.phase == "swim":
-            assert state.direction is not None
-            assert state.moving is not None
             if self._host:
                 here = state.positions.index_select(0, state.moving)
                 return self._kept_inside(here + state.direction.index_select(0, state.moving), here)
@@ -228,9 +167,6 @@ class AdaptiveBFO(PopulationOptimizer):
         points = self._foraged()
         if not state.swarm:
             return points
-        assert state.mean is not None
-        assert state.variances is not None
-        assert state.sigma is not None
         state.draws = self._noise.normal(state.swarm, self._layout.dimensions)
         sample = torch.addcmul(state.mean, state.sigma * state.variances.sqrt(), state.draws)
         return torch.cat((points, self._clip(sample)))
@@ -238,24 +174,19 @@ class AdaptiveBFO(PopulationOptimizer):
     def _foraged(self) -> Tensor:
         """The foragers' trials."""
         state = self._state
-        assert state.archive is not None
         count, dimensions = state.positions.shape
         uniform = self._noise.uniform(9, count)
         state.chances = uniform[6:]
-        state.length, state.share = self._update(success_history.drawn)(
-            state.memory_length,
-            state.memory_share,
-            uniform[:2],
-            self._noise.normal(count),
-            self.defaults["adaptation_rate"],
+        state.used = self._update(success_history.drawn)(
+            state.memory, uniform[:2], self._noise.normal(count), self.defaults["adaptation_rate"]
         )
         direction = self._update(success_history.social_tumble)(
             state.positions,
             state.archive,
             state.held,
             state.fitness.argsort(stable=True),
-            state.length,
-            state.share,
+            state.used[0],
+            state.used[1],
             uniform[2:6],
             self._noise.uniform(count, dimensions),
             BEST_SHARE,
@@ -279,14 +210,13 @@ class AdaptiveBFO(PopulationOptimizer):
         if state.phase == "tumble":
             count = state.positions.shape[0]
             if state.swarm:
-                self._follow(points[count:], fitness[count:])
+                quorum.follow(state, points[count:], fitness[count:], self._limits, self._update)
             self._select(points[:count], fitness[:count])
             state.phase = "swim"
             state.swims = 0
         else:
             state.swims += 1
             self._swim(points, fitness)
-        assert state.moving is not None
         if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
             return False
         self._end_round()
@@ -295,33 +225,26 @@ class AdaptiveBFO(PopulationOptimizer):
     def _select(self, points: Tensor, fitness: Tensor) -> None:
         """Foragers take what is better, and remember how they came there."""
         state = self._state
-        assert state.chances is not None
-        assert state.tumble_gain is not None
-        assert state.swim_gain is not None
-        assert state.stagnation is not None
         better = fitness < state.fitness
-        gain = torch.where(better, state.fitness - fitness, 0.0)
+        # What was not known before is no gain.
+        gain = torch.nan_to_num(state.fitness - fitness, nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
         state.archive, state.held = self._update(success_history.archived)(
             state.archive, state.held, state.positions, better, state.chances[2, 0]
         )
-        state.memory_length, state.memory_share, state.slot = self._update(success_history.learnt)(
-            state.memory_length, state.memory_share, state.slot, state.length, state.share, gain
-        )
+        state.memory, state.slot = self._update(success_history.learnt)(state.memory, state.slot, state.used, gain)
         state.positions = torch.where(better.unsqueeze(1), points, state.positions)
         state.fitness = torch.where(better, fitness, state.fitness)
         state.stagnation = (state.stagnation + 1).masked_fill_(better, 0)
-        mean = torch.where(torch.isinf(gain), 0.0, gain).mean()
-        state.tumble_gain = state.tumble_gain + AVERAGING * (mean - state.tumble_gain)
+        state.tumble_gain = torch.lerp(state.tumble_gain, gain.mean(), AVERAGING)
         state.improved = better.sum()
-        swims = better & (state.chances[0] < self._swim_probability())
+        # All that improved swim in this round, or nobody: as many swims as if each had a chance of its own, in fewer batches.
+        swims = better & (state.chances[0, 0] < self._swim_probability())
         state.moving = swims.nonzero().squeeze(1) if self._host else swims
         state.gained, state.swum = torch.zeros_like(state.tumble_gain), torch.zeros_like(state.improved)
 
     def _swim_probability(self) -> Tensor:
         """How well an evaluation pays in a swim, relative to a tumble; 1 before there is anything to compare."""
         state = self._state
-        assert state.swim_gain is not None
-        assert state.tumble_gain is not None
         ratio = (state.swim_gain / state.tumble_gain).clamp(LEAST_SWIMS, 1.0)
         return torch.where(
             (state.swim_gain > 0) & (state.tumble_gain > 0), ratio, 1.0 if self._state.rounds < 20 else LEAST_SWIMS
@@ -329,9 +252,6 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _swim(self, points: Tensor, fitness: Tensor) -> None:
         state = self._state
-        assert state.moving is not None
-        assert state.gained is not None
-        assert state.swum is not None
         moving = state.moving
         if not self._host:
             better = moving & (fitness < state.fitness)
@@ -352,52 +272,10 @@ class AdaptiveBFO(PopulationOptimizer):
         state.positions.index_copy_(0, state.moving, points.index_select(0, here))
         state.fitness.index_copy_(0, state.moving, fitness.index_select(0, here))
 
-    def _follow(self, points: Tensor, fitness: Tensor) -> None:
-        """The swarm's distribution follows the better half of its samples."""
-        state = self._state
-        assert state.draws is not None
-        assert state.sigma is not None
-        assert state.swarm_best is not None
-        assert state.swarm_stale is not None
-        assert state.swarm_place is not None
-        rank = fitness
-        if self._limits is not None:
-            assert state.mean is not None
-            assert state.variances is not None
-            deviation = state.sigma * state.variances.sqrt()
-            off = (points - state.mean) / deviation - state.draws
-            rank = separable_cma.bound_penalty(fitness, off.square().mean(1).to(fitness.dtype))
-        rate = separable_cma.rates(state.swarm, self._layout.dimensions, separable=True)
-        weights = points.new_tensor(rate.weights)
-        state.mean, state.sigma, state.variances, state.path_sigma, state.path = self._update(
-            separable_cma.separable_update
-        )(
-            state.mean,
-            state.sigma,
-            state.variances,
-            state.path_sigma,
-            state.path,
-            state.draws,
-            rank.argsort(stable=True),
-            weights,
-            rate,
-            state.swarm_rounds,
-        )
-        state.swarm_rounds += 1
-        value, index = fitness.min(0, keepdim=True)
-        better = value < state.swarm_best
-        state.swarm_best = torch.minimum(value, state.swarm_best).squeeze(0)
-        state.swarm_stale = torch.where(better, 0, state.swarm_stale + 1).squeeze(0)
-        state.swarm_place = torch.where(better, points.index_select(0, index).squeeze(0), state.swarm_place)
-
     # -- between rounds ---------------------------------------------------------------------------------------------------
 
     def _end_round(self) -> None:
         state, settings = self._state, self.defaults
-        assert state.health is not None
-        assert state.swum is not None
-        assert state.swim_gain is not None
-        assert state.gained is not None
         paid = torch.where(torch.isinf(state.gained), 0.0, state.gained) / state.swum.clamp(min=1)
         share = torch.where(state.swum > 0, AVERAGING, 0.0)
         state.swim_gain = state.swim_gain + share * (paid - state.swim_gain)
@@ -415,8 +293,6 @@ class AdaptiveBFO(PopulationOptimizer):
     def _reproduce(self) -> None:
         """The healthiest split over the least healthy."""
         state = self._state
-        assert state.health is not None
-        assert state.stagnation is not None
         count = state.positions.shape[0]
         splitting = max(1, round(SPLITTING_SHARE * count))
         order = state.health.argsort(stable=True)
@@ -431,9 +307,6 @@ class AdaptiveBFO(PopulationOptimizer):
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
         state = self._state
-        assert state.chances is not None
-        assert state.stagnation is not None
-        assert state.eliminations is not None
         stuck = state.stagnation > self.defaults["stagnation_limit"]
         leaves = stuck & (state.chances[1] < self.defaults["elim_prob"]) & (state.fitness > state.fitness.min())
         if self._host and not bool(leaves.any()):
@@ -456,10 +329,6 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _keep(self, which: Tensor) -> None:
         state = self._state
-        assert state.health is not None
-        assert state.stagnation is not None
-        assert state.archive is not None
-        assert state.held is not None
         state.positions = state.positions.index_select(0, which)
         state.fitness = state.fitness.index_select(0, which)
         state.health = state.health.index_select(0, which)
@@ -467,7 +336,7 @@ class AdaptiveBFO(PopulationOptimizer):
         room = max(which.numel(), int(self.defaults["archive_rate"] * which.numel()))
         state.archive = state.archive[:room]
         state.held = state.held.clamp(max=room)
-        state.chances = None if state.chances is None else state.chances[:, : which.numel()]
+        state.chances = state.chances[:, : which.numel()]
 
     def _release(self) -> None:
         """A swarm with nothing new to tell hands its best to the least healthy forager, and its evaluations to all.
@@ -475,35 +344,20 @@ class AdaptiveBFO(PopulationOptimizer):
         The one place that reads a number from a device: every twenty rounds, while there is a swarm.
         """
         state = self._state
-        assert state.swarm_stale is not None
-        assert state.sigma is not None
-        assert state.variances is not None
-        assert state.swarm_best is not None
-        assert state.swarm_place is not None
-        assert state.health is not None
-        assert state.mean is not None
-        patience = QUORUM_EVERY + 3 * math.sqrt(self._layout.dimensions)
-        tiny = torch.finfo(state.mean.dtype).eps * 1e-3
-        collapsed = state.sigma * state.variances.sqrt().max() < tiny * (state.mean.abs().max() + 1e-12)
-        if not bool((state.swarm_stale >= patience) | collapsed):
+        if not bool(quorum.has_nothing_new(state, QUORUM_EVERY)):
             return
         worst = state.health.argmax(keepdim=True)
         state.positions = state.positions.index_copy(0, worst, state.swarm_place.unsqueeze(0))
         state.fitness = state.fitness.index_copy(0, worst, state.swarm_best.unsqueeze(0))
         state.swarm = 0
-        state.draws = None
+        state.draws = state.draws[:0]
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state
         count = state.positions.shape[0]
-        assert state.memory_length is not None
-        assert state.memory_share is not None
-        assert state.improved is not None
-        assert state.swum is not None
-        assert state.sigma is not None
         return {
-            "step_size": state.memory_length.mean(),
-            "coordinate_share": state.memory_share.clamp(min=0).mean(),
+            "step_size": state.memory[0].mean(),
+            "coordinate_share": state.memory[1].clamp(min=0).mean(),
             "elimination_probability": float(self.defaults["elim_prob"]),
             "tumble_success": state.improved / count,
             "swim_length": state.swum / count,

@@ -18,7 +18,7 @@ from tracelet.optim.state import State
 __all__ = ["BFO"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BFOState(State):
     """What BFO remembers.
 
@@ -35,10 +35,10 @@ class BFOState(State):
         eliminations: bacteria dispersed so far.
     """
 
-    cost: Tensor | None = None
-    health: Tensor | None = None
-    direction: Tensor | None = None
-    moving: Tensor | None = None
+    cost: Tensor
+    health: Tensor
+    direction: Tensor
+    moving: Tensor
     colony: Tensor | None = None
     swims: int = 0
     improved: float | Tensor = 0.0
@@ -135,7 +135,14 @@ class BFO(PopulationOptimizer):
         return cast(BFOState, self._known)
 
     def _begin(self, base: dict[str, Any]) -> BFOState:
-        return BFOState(**base, cost=base["fitness"].clone(), health=torch.zeros_like(base["fitness"]))
+        positions: Tensor = base["positions"]
+        return BFOState(
+            **base,
+            cost=base["fitness"].clone(),
+            health=torch.zeros_like(base["fitness"]),
+            direction=torch.zeros_like(positions),
+            moving=torch.zeros(0, dtype=torch.int64, device=positions.device),
+        )
 
     # -- the round --------------------------------------------------------------------------------------------------------
 
@@ -147,8 +154,6 @@ class BFO(PopulationOptimizer):
                 state.cost = state.fitness + self._signal(state.positions, None)
             state.direction = self._tumbled()
             return self._clip(state.positions + state.direction)
-        assert state.direction is not None
-        assert state.moving is not None
         if self._host:
             here = state.positions.index_select(0, state.moving)
             return self._clip(here.add_(state.direction.index_select(0, state.moving)))
@@ -156,7 +161,6 @@ class BFO(PopulationOptimizer):
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
-        assert state.cost is not None
         own = state.moving if state.phase == "swim" and self._host else None
         cost = fitness + self._signal(points, own) if state.colony is not None else fitness
         if state.phase == "tumble":
@@ -170,15 +174,12 @@ class BFO(PopulationOptimizer):
         else:
             state.swims += 1
             self._swim(points, fitness, cost)
-        assert state.moving is not None
         if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
             return False
         return self._end_round()
 
     def _swim(self, points: Tensor, fitness: Tensor, cost: Tensor) -> None:
         state = self._state
-        assert state.cost is not None
-        assert state.moving is not None
         if not self._host:
             state.swum = state.swum + state.moving.sum()
             state.positions, state.fitness, state.cost, state.moving = self._update(foraging.swim)(
@@ -196,8 +197,6 @@ class BFO(PopulationOptimizer):
 
     def _end_round(self) -> bool:
         state, settings = self._state, self.defaults
-        assert state.cost is not None
-        assert state.health is not None
         state.health = state.health + state.cost
         state.rounds += 1
         state.phase = "tumble"
@@ -237,7 +236,6 @@ class BFO(PopulationOptimizer):
         noise = self._noise.symmetric(*shape) if kind == "uniform" else self._noise.normal(*shape)
         length = self._length()
         if self.defaults["step_schedule"] == "dasgupta":
-            assert state.cost is not None
             length = length * foraging.adaptive_length(state.cost, self.defaults["step_scale"]).to(noise.dtype)
         if kind == "levy":
             length = length * self._noise.levy(shape[0], self.defaults["levy_alpha"])

@@ -21,7 +21,7 @@ __all__ = ["CMAES"]
 FULL_UP_TO = 2000
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CovarianceState(State):
     """What CMAES remembers; `positions` are the samples of the last generation.
 
@@ -35,14 +35,14 @@ class CovarianceState(State):
         fresh: the generation of `basis`.
     """
 
-    mean: Tensor | None = None
-    sigma: Tensor | None = None
-    covariance: Tensor | None = None
+    mean: Tensor
+    sigma: Tensor
+    covariance: Tensor
     basis: Tensor | None = None
-    scales: Tensor | None = None
-    path_sigma: Tensor | None = None
-    path: Tensor | None = None
-    draws: Tensor | None = None
+    scales: Tensor
+    path_sigma: Tensor
+    path: Tensor
+    draws: Tensor
     fresh: int = 0
 
 
@@ -154,13 +154,11 @@ class CMAES(PopulationOptimizer):
             scales=scales,
             path_sigma=zeros,
             path=zeros.clone(),
+            draws=zeros.expand(0, -1).clone(),
         )
 
     def _propose(self) -> Tensor:
         state = self._state
-        assert state.mean is not None
-        assert state.sigma is not None
-        assert state.scales is not None
         count, dimensions = state.positions.shape
         state.draws = self._noise.normal(count, dimensions).to(state.mean)
         moves = state.draws * state.scales
@@ -172,10 +170,6 @@ class CMAES(PopulationOptimizer):
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
-        assert state.mean is not None
-        assert state.sigma is not None
-        assert state.scales is not None
-        assert state.draws is not None
         state.positions, state.fitness = points, fitness
         rank = fitness
         if self._limits is not None:
@@ -203,7 +197,6 @@ class CMAES(PopulationOptimizer):
                 rate,
                 state.rounds,
             )
-            assert state.covariance is not None
             state.scales = state.covariance.sqrt()
         else:
             state.mean, state.sigma, state.covariance, state.path_sigma, state.path = self._update(full_update)(
@@ -228,7 +221,6 @@ class CMAES(PopulationOptimizer):
 
     def _renew_axes(self) -> None:
         state = self._state
-        assert state.covariance is not None
         state.covariance = (state.covariance + state.covariance.T) / 2
         values, state.basis = torch.linalg.eigh(state.covariance)
         state.scales = values.clamp(min=values[-1] * 1e-14).sqrt()
@@ -246,6 +238,4 @@ class CMAES(PopulationOptimizer):
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state
-        assert state.sigma is not None
-        assert state.scales is not None
         return {"step_size": state.sigma * state.scales.mean(), "axis_ratio": state.scales.max() / state.scales.min()}

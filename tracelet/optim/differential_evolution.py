@@ -17,7 +17,7 @@ from tracelet.optim.success_history import inside
 __all__ = ["DifferentialEvolution"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvolutionState(State):
     """What DifferentialEvolution remembers.
 
@@ -25,7 +25,7 @@ class EvolutionState(State):
         improved: trials of the last generation that were better, ().
     """
 
-    improved: Tensor | None = None
+    improved: Tensor
 
 
 def mutated(
@@ -148,7 +148,6 @@ class DifferentialEvolution(PopulationOptimizer):
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state
-        assert state.improved is not None
         return {
             "step_size": float(self.defaults["mutation_factor"]),
             "tumble_success": state.improved / state.positions.shape[0],

@@ -152,10 +152,10 @@ class Evaluation:
         return torch.stack(told)
 
     def _checked(self, fitness: Any, count: int) -> Tensor:
-        fitness = self._shaped(fitness, count)
-        if fitness.requires_grad:
-            fitness = fitness.detach()
-        return fitness.to(self.layout.device, self.layout.fitness_dtype)
+        losses = self._shaped(fitness, count)
+        if losses.requires_grad:
+            losses = losses.detach()
+        return losses.to(self.layout.device, self.layout.fitness_dtype)
 
     @staticmethod
     def _shaped(fitness: Any, count: int) -> Tensor:

@@ -71,8 +71,10 @@ def swarming_cost(
         (n,). Memory is O(n P).
     """
     centre = colony.mean(0)  # small numbers lose less in the differences of squares
-    here, there = points - centre, colony - centre
-    squares = (here * here).sum(1, keepdim=True) + (there * there).sum(1)
+    there = colony - centre
+    here = there if points is colony else points - centre
+    lengths = torch.linalg.vector_norm(there, dim=1).square_()
+    squares = torch.linalg.vector_norm(here, dim=1, keepdim=True).square_() + lengths
     distance = torch.addmm(squares, here, there.T, alpha=-2.0).clamp_(min=0.0).div_(points.shape[1])
     signal = repel * torch.exp(-repel_width * distance) - attract * torch.exp(-attract_width * distance)
     if own is None:

@@ -20,7 +20,7 @@ __all__ = ["HybridBFO"]
 LONGER, SHORTER = 1.3, 0.5
 
 
-@dataclass
+@dataclass(kw_only=True)
 class HybridState(State):
     """What HybridBFO remembers.
 
@@ -38,19 +38,19 @@ class HybridState(State):
         reproductions, eliminations: so far.
     """
 
-    health: Tensor | None = None
-    momentum: Tensor | None = None
-    square: Tensor | None = None
-    seen: Tensor | None = None
-    pace: Tensor | None = None
-    direction: Tensor | None = None
-    moving: Tensor | None = None
+    health: Tensor
+    momentum: Tensor
+    square: Tensor
+    seen: Tensor
+    pace: Tensor
+    direction: Tensor
+    moving: Tensor
     swims: int = 0
-    improved: Tensor | None = None
-    swum: Tensor | None = None
+    improved: Tensor
+    swum: Tensor
     with_gradient: int = 0
     reproductions: int = 0
-    eliminations: Tensor | None = None
+    eliminations: Tensor
 
 
 def gradient_run(
@@ -162,6 +162,8 @@ class HybridBFO(PopulationOptimizer):
             square=torch.zeros_like(positions),
             seen=positions.new_zeros(positions.shape[0]),
             pace=positions.new_ones(positions.shape[0]),
+            direction=torch.zeros_like(positions),
+            moving=whole.expand(0).clone(),
             improved=whole.clone(),
             swum=whole.clone(),
             eliminations=whole.clone(),
@@ -183,10 +185,8 @@ class HybridBFO(PopulationOptimizer):
         state = self._state
         if state.phase == "gradient":
             return state.positions
-        assert state.direction is not None
         if state.phase == "run":
             return self._clip(state.positions + state.direction)
-        assert state.moving is not None
         if self._host:
             here = state.positions.index_select(0, state.moving)
             return self._clip(here.add_(state.direction.index_select(0, state.moving)))
@@ -206,7 +206,6 @@ class HybridBFO(PopulationOptimizer):
         else:
             state.swims += 1
             self._swim(points, fitness)
-        assert state.moving is not None
         if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
             return False
         self._end_round()
@@ -214,8 +213,6 @@ class HybridBFO(PopulationOptimizer):
 
     def _directed(self, gradients: Tensor | None) -> Tensor:
         state, settings = self._state, self.defaults
-        assert state.seen is not None
-        assert state.pace is not None
         if gradients is None:
             direction = self._noise.normal(*state.positions.shape)
         else:
@@ -240,7 +237,6 @@ class HybridBFO(PopulationOptimizer):
 
     def _take_runs(self, points: Tensor, fitness: Tensor) -> None:
         state = self._state
-        assert state.pace is not None
         better = fitness < state.fitness
         state.positions = torch.where(better.unsqueeze(1), points, state.positions)
         state.fitness = torch.where(better, fitness, state.fitness)
@@ -251,9 +247,6 @@ class HybridBFO(PopulationOptimizer):
 
     def _swim(self, points: Tensor, fitness: Tensor) -> None:
         state = self._state
-        assert state.moving is not None
-        assert state.swum is not None
-        assert state.pace is not None
         moving = state.moving
         if not self._host:
             better = moving & (fitness < state.fitness)
@@ -272,7 +265,6 @@ class HybridBFO(PopulationOptimizer):
 
     def _end_round(self) -> None:
         state, settings = self._state, self.defaults
-        assert state.health is not None
         state.health = state.health + state.fitness
         state.rounds += 1
         state.phase = "gradient"
@@ -284,11 +276,6 @@ class HybridBFO(PopulationOptimizer):
     def _reproduce(self) -> None:
         """The healthier half splits; the best of now is never lost."""
         state = self._state
-        assert state.health is not None
-        assert state.momentum is not None
-        assert state.square is not None
-        assert state.seen is not None
-        assert state.pace is not None
         best = state.fitness.argmin(keepdim=True)
         living = foraging.reproduction(state.health.index_fill(0, best, -torch.inf))
         state.positions = state.positions.index_select(0, living)
@@ -303,11 +290,6 @@ class HybridBFO(PopulationOptimizer):
     def _disperse(self) -> None:
         """Some begin anew around the best, which stays."""
         state = self._state
-        assert state.momentum is not None
-        assert state.square is not None
-        assert state.seen is not None
-        assert state.pace is not None
-        assert state.eliminations is not None
         count, dimensions = state.positions.shape
         best = state.fitness.argmin(keepdim=True)
         leaves = (self._noise.uniform(count) < self.defaults["elim_prob"]).index_fill(0, best, False)
@@ -323,9 +305,6 @@ class HybridBFO(PopulationOptimizer):
     def _own_status(self) -> dict[str, Any]:
         state = self._state
         count = state.positions.shape[0]
-        assert state.pace is not None
-        assert state.improved is not None
-        assert state.swum is not None
         length = self._layout.spread([float(group["lr"]) for group in self.param_groups])
         return {
             "step_size": state.pace.mean() * (length.mean() if isinstance(length, Tensor) else length),

@@ -16,7 +16,7 @@ from tracelet.optim.state import State
 __all__ = ["ParticleSwarm"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SwarmState(State):
     """What ParticleSwarm remembers; `positions` and `fitness` are those of the best places of each particle.
 
@@ -26,9 +26,9 @@ class SwarmState(State):
         improved: particles that found a better place in the last round, ().
     """
 
-    places: Tensor | None = None
-    velocity: Tensor | None = None
-    improved: Tensor | None = None
+    places: Tensor
+    velocity: Tensor
+    improved: Tensor
 
 
 def moved(
@@ -134,7 +134,6 @@ class ParticleSwarm(PopulationOptimizer):
 
     def _propose(self) -> Tensor:
         state, settings = self._state, self.defaults
-        assert state.places is not None
         best = state.positions.index_select(0, state.fitness.argmin(keepdim=True))
         spread = self._initial_spread()
         velocity: Tensor = self._update(moved)(
@@ -171,8 +170,6 @@ class ParticleSwarm(PopulationOptimizer):
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state
-        assert state.velocity is not None
-        assert state.improved is not None
         return {
             "step_size": torch.linalg.vector_norm(state.velocity, dim=1).mean(),
             "tumble_success": state.improved / state.positions.shape[0],

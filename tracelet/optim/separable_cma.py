@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Rates:
     length: float
 
 
+@lru_cache(maxsize=64)
 def rates(samples: int, dimensions: int, *, separable: bool) -> Rates:
     """The usual constants; `separable` learns the variances faster by (D + 2) / 3.
 
@@ -61,8 +63,9 @@ def bound_penalty(fitness: Tensor, outside: Tensor) -> Tensor:
     Returns:
         (S,).
     """
-    finite = torch.where(torch.isinf(fitness), fitness.min(), fitness)
-    return fitness + outside * (finite.max() - finite.min())
+    best = fitness.min()
+    worst = fitness.masked_fill(torch.isinf(fitness), -torch.inf).max()
+    return torch.addcmul(fitness, outside, (worst - best).clamp(min=0.0))
 
 
 def separable_update(
@@ -96,15 +99,22 @@ def separable_update(
     """
     chosen = draws.index_select(0, ranked[: weights.shape[0]])
     step = weights @ chosen
-    spread = variances.sqrt()
-    path_sigma = (1 - rate.sigma) * path_sigma + math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass) * step
-    length = torch.linalg.vector_norm(path_sigma) / rate.length
+    path_sigma = torch.add(
+        path_sigma * (1 - rate.sigma), step, alpha=math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass)
+    )
+    length = torch.linalg.vector_norm(path_sigma)
     bias = math.sqrt(1 - (1 - rate.sigma) ** (2 * (generation + 1)))
-    steady = (length / bias < 1.4 + 2 / (mean.shape[0] + 1)).to(mean.dtype)
-    moved = spread * step
-    path = (1 - rate.path) * path + (steady * math.sqrt(rate.path * (2 - rate.path) * rate.mass)) * moved
-    kept = 1 - rate.one - rate.mu + (1 - steady) * (rate.one * rate.path * (2 - rate.path))
-    variances = variances * (kept + rate.mu * (weights @ chosen.square())) + rate.one * path.square()
-    mean = mean + sigma * moved
-    sigma = sigma * torch.exp(((rate.sigma / rate.damping) * (length - 1)).clamp(max=1.0))
+    steady = (length < (1.4 + 2 / (mean.shape[0] + 1)) * rate.length * bias).to(mean.dtype)
+    moved = variances.sqrt() * step
+    path = torch.addcmul(
+        path * (1 - rate.path), steady, moved, value=math.sqrt(rate.path * (2 - rate.path) * rate.mass)
+    )
+    # What a path that stands still does not add is kept.
+    still = rate.one * rate.path * (2 - rate.path)
+    kept = (1 - rate.one - rate.mu + still) - still * steady
+    kept = torch.add(kept, weights @ chosen.square(), alpha=rate.mu)
+    variances = torch.addcmul(variances * kept, path, path, value=rate.one)
+    mean = torch.addcmul(mean, sigma, moved)
+    pace = rate.sigma / rate.damping
+    sigma = sigma * torch.exp((length * (pace / rate.length) - pace).clamp_(max=1.0))
     return mean, sigma, variances, path_sigma, path

@@ -14,7 +14,7 @@ HISTORY = 11
 S = TypeVar("S", bound="State")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """The population and the counts; algorithms add what is theirs.
 

@@ -18,29 +18,24 @@ __all__ = ["archived", "drawn", "inside", "learnt", "social_tumble"]
 TERMINAL = -1.0
 
 
-def drawn(
-    memory_length: Tensor, memory_share: Tensor, uniform: Tensor, normal: Tensor, width: float
-) -> tuple[Tensor, Tensor]:
+def drawn(memory: Tensor, uniform: Tensor, normal: Tensor, width: float) -> Tensor:
     """Run length F and share CR of coordinates for each forager.
 
     Args:
-        memory_length: what run lengths succeeded, (H,).
-        memory_share: what shares succeeded, (H,); `TERMINAL` is 0 for ever.
+        memory: what run lengths and what shares succeeded, (2, H); a share of `TERMINAL` is 0 for ever.
         uniform: two numbers in [0, 1) for each of n foragers, (2, n).
         normal: a standard normal number for each, (n,).
         width: scale of both distributions.
 
     Returns:
-        F from a Cauchy distribution cut to (0, inf) and then to at most 1, (n,); CR in [0, 1], (n,).
+        F from a Cauchy distribution cut to (0, inf) and then to at most 1, and CR in [0, 1]: (2, n).
     """
-    slot = (uniform[0] * memory_length.shape[0]).long()
-    centre = memory_length[slot]
+    length, share = memory.index_select(1, (uniform[0] * memory.shape[1]).long())
     # A Cauchy number drawn again until it is positive is one from the upper part of its distribution function.
-    least = torch.atan(-centre / width) / math.pi + 0.5
-    length = centre + width * torch.tan(math.pi * (least + (1 - least) * uniform[1] - 0.5))
-    centre = memory_share[slot]
-    share = torch.where(centre == TERMINAL, 0.0, centre + width * normal)
-    return length.clamp(min=1e-9, max=1.0), share.clamp(0.0, 1.0)
+    least = torch.atan(length / -width)
+    length = length + width * torch.tan(torch.lerp(least, torch.full_like(least, math.pi / 2), uniform[1]))
+    share = torch.where(share == TERMINAL, 0.0, share + width * normal)
+    return torch.stack((length, share)).clamp_(1e-9, 1.0)
 
 
 def social_tumble(
@@ -105,37 +100,27 @@ def inside(points: Tensor, positions: Tensor, low: Tensor, high: Tensor) -> Tens
     return torch.where(points > high, 0.5 * (positions + high), points)
 
 
-def learnt(
-    memory_length: Tensor, memory_share: Tensor, slot: Tensor, length: Tensor, share: Tensor, gain: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def learnt(memory: Tensor, slot: Tensor, used: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
     """The memories after a round: one slot takes the weighted Lehmer means of what succeeded.
 
     Args:
-        memory_length: (H,).
-        memory_share: (H,).
+        memory: of run lengths and of shares, (2, H).
         slot: which one is next, ().
-        length: F of each forager, (n,).
-        share: CR of each, (n,).
+        used: F and CR of each forager, (2, n).
         gain: how much each improved, 0 where it did not, float64, (n,).
 
     Returns:
-        Both memories, and the next slot. Without any success nothing changes.
+        The memories, and the next slot. Without any success nothing changes.
     """
-    gain = torch.where(torch.isinf(gain), 0.0, gain)
-    total = gain.sum()
-    any_success = total > 0
-    weights = gain / torch.where(any_success, total, 1.0)
-    both = torch.stack((length, share)).to(weights.dtype)
-    weighted = both * weights
-    new = ((weighted * both).sum(1) / weighted.sum(1).clamp(min=1e-300)).to(memory_length.dtype)
-    nothing = torch.where(gain > 0, share, 0.0).max() <= 0
-    here = (torch.arange(memory_length.shape[0], device=slot.device) == slot) & any_success
-    new_share = torch.where(nothing | (memory_share == TERMINAL), TERMINAL, new[1])
-    return (
-        torch.where(here, new[0], memory_length),
-        torch.where(here, new_share, memory_share),
-        (slot + any_success) % memory_length.shape[0],
-    )
+    wide = used.to(gain.dtype)
+    first, second = (torch.stack((wide, wide.square())) @ gain).unbind(0)
+    success = first[0] > 0
+    # A share is at least 1e-9 where 0 was drawn: when nothing larger succeeded, the slot is 0 for ever.
+    nothing = (first[1] <= 2e-9 * gain.sum()) | (memory[1] == TERMINAL)
+    mean = (second / first).to(memory.dtype)
+    new = torch.stack((mean[0].expand_as(nothing), torch.where(nothing, TERMINAL, mean[1])))
+    here = (torch.arange(memory.shape[1], device=slot.device) == slot) & success
+    return torch.where(here, new, memory), (slot + success) % memory.shape[1]
 
 
 def archived(archive: Tensor, held: Tensor, positions: Tensor, left: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,65 @@
+"""The swarm of AdaptiveBFO: its distribution follows its better half until it has nothing new to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracelet.optim import separable_cma
+from tracelet.optim.adaptive_state import AdaptiveState
+
+__all__ = ["follow", "has_nothing_new"]
+
+
+def follow(
+    state: AdaptiveState,
+    points: Tensor,
+    fitness: Tensor,
+    limits: tuple[Tensor, Tensor] | None,
+    update: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Take the samples' fitness into the distribution.
+
+    Args:
+        state: changed: mean, sigma, variances, paths, and the swarm's best.
+        points: the samples, clipped to the bounds, (S, D).
+        fitness: (S,).
+        limits: the bounds, or None.
+        update: compiles pure functions where that was asked for.
+    """
+    rank = fitness
+    if limits is not None:
+        deviation = state.sigma * state.variances.sqrt()
+        off = (points - state.mean).div_(deviation).sub_(state.draws)
+        rank = separable_cma.bound_penalty(fitness, off.square_().mean(1).to(fitness.dtype))
+    rate = separable_cma.rates(state.swarm, points.shape[1], separable=True)
+    state.mean, state.sigma, state.variances, state.path_sigma, state.path = update(separable_cma.separable_update)(
+        state.mean,
+        state.sigma,
+        state.variances,
+        state.path_sigma,
+        state.path,
+        state.draws,
+        rank.argsort(stable=True),
+        points.new_tensor(rate.weights),
+        rate,
+        state.swarm_rounds,
+    )
+    state.swarm_rounds += 1
+    value, index = fitness.min(0, keepdim=True)
+    better = value < state.swarm_best
+    state.swarm_best = torch.minimum(value, state.swarm_best).squeeze(0)
+    state.swarm_stale = (state.swarm_stale + 1).masked_fill_(better.squeeze(0), 0)
+    state.swarm_place = torch.where(better, points.index_select(0, index).squeeze(0), state.swarm_place)
+
+
+def has_nothing_new(state: AdaptiveState, least: int) -> Tensor:
+    """Whether the swarm found nothing better in `least` + 3 sqrt(D) rounds, or has collapsed, ()."""
+    patience = least + 3 * math.sqrt(state.mean.shape[0])
+    tiny = torch.finfo(state.mean.dtype).eps * 1e-3
+    collapsed = state.sigma * state.variances.sqrt().max() < tiny * (state.mean.abs().max() + 1e-12)
+    return (state.swarm_stale >= patience) | collapsed
