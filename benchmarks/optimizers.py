@@ -115,6 +115,7 @@ def quality(report: Report, seeds: int, first: int, only: str) -> None:
                 bounds=(-landscape.width, landscape.width),
                 seed=seed,
                 max_evaluations=BUDGET if known else None,
+                population_size=50,
             )
             objective = landscape.judged()
             begun = time.process_time()

@@ -399,6 +399,26 @@ def test_status_is_lazy_and_one_copy(build: Callable[..., Any]) -> None:
     assert len(measured) == 1
 
 
+@pytest.mark.parametrize("bounds", [None, (-3.0, 2.5)])
+def test_both_ways_to_decide_take_the_same_way(build: Callable[..., Any], bounds: tuple[float, float] | None) -> None:
+    """What the host may read saves evaluations, and changes nothing else."""
+    ways = []
+    for decisions in ("host", "device"):
+        optimizer = build(
+            [torch.full((5,), 2.0, dtype=torch.float64)],
+            population_size=16,
+            bounds=bounds,
+            init_std=1.0,
+            seed=3,
+            decisions=decisions,
+        )
+        for _ in range(45):
+            optimizer.step(rastrigin)
+        ways.append((optimizer.population, optimizer.fitness, optimizer.best_params, optimizer.evaluations))
+    torch.testing.assert_close(ways[0][:3], ways[1][:3], rtol=1e-6, atol=1e-8)
+    assert ways[0][3] <= ways[1][3]
+
+
 def test_diversity_is_the_mean_distance_to_the_centroid(build: Callable[..., Any]) -> None:
     optimizer = build([tensor(1.0, -1.0, 2.0)], seed=0)
     optimizer.step(sphere)

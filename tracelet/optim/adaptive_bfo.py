@@ -111,6 +111,7 @@ class AdaptiveBFO(PopulationOptimizer):
         positions: Tensor = base["positions"]
         count, dimensions = positions.shape
         like = base["nonfinite"]
+        self._nothing = like.clone()
         memory = positions.new_full((2, self.defaults["memory_size"]), 0.5)
         whole = torch.zeros((), dtype=torch.int64, device=positions.device)
         spread = self._initial_spread()
@@ -124,14 +125,15 @@ class AdaptiveBFO(PopulationOptimizer):
             memory=memory,
             used=positions.new_zeros(2, count),
             direction=torch.zeros_like(positions),
+            coordinates=positions.new_zeros(0, dimensions),
             moving=whole.expand(0).clone(),
             chances=positions.new_zeros(3, count),
             draws=positions.new_zeros(0, dimensions),
             slot=whole.clone(),
             tumble_gain=like.clone(),
             swim_gain=like.clone(),
-            improved=whole.clone(),
-            swum=whole.clone(),
+            improved=like.clone(),
+            swum=like.clone(),
             gained=like.clone(),
             swarm=self._swarmers(),
             mean=self._origin.clone(),
@@ -169,7 +171,11 @@ class AdaptiveBFO(PopulationOptimizer):
             return points
         state.draws = self._noise.normal(state.swarm, self._layout.dimensions)
         sample = torch.addcmul(state.mean, state.sigma * state.variances.sqrt(), state.draws)
-        return torch.cat((points, self._clip(sample)))
+        if self._limits is None:
+            return torch.cat((points, sample))
+        clipped = sample.clamp(*self._limits)
+        state.clipped = not self._host or not torch.equal(clipped, sample)
+        return torch.cat((points, clipped))
 
     def _foraged(self) -> Tensor:
         """The foragers' trials."""
@@ -177,6 +183,7 @@ class AdaptiveBFO(PopulationOptimizer):
         count, dimensions = state.positions.shape
         uniform = self._noise.uniform(9, count)
         state.chances = uniform[6:]
+        state.coordinates = self._noise.uniform(count, dimensions)
         state.used = self._update(success_history.drawn)(
             state.memory, uniform[:2], self._noise.normal(count), self.defaults["adaptation_rate"]
         )
@@ -188,20 +195,19 @@ class AdaptiveBFO(PopulationOptimizer):
             state.used[0],
             state.used[1],
             uniform[2:6],
-            self._noise.uniform(count, dimensions),
+            state.coordinates,
             BEST_SHARE,
         )
         factor = self._layout.spread([group["step_size_max"] * float(group["lr"]) for group in self.param_groups])
-        if isinstance(factor, Tensor) or factor != 1.0:
-            direction = direction * factor
-        state.direction = direction
-        points = self._kept_inside(state.positions + direction, state.positions)
-        if self._limits is not None:
+        state.direction = direction.mul_(factor)
+        trial = state.positions + state.direction
+        points = self._kept_inside(trial, state.positions)
+        if points is not trial:
             state.direction = points - state.positions
         return points
 
     def _kept_inside(self, points: Tensor, positions: Tensor) -> Tensor:
-        if self._limits is None:
+        if self._limits is None or (self._host and torch.equal(points.clamp(*self._limits), points)):
             return points
         return success_history.inside(points, positions, *self._limits)
 
@@ -210,7 +216,7 @@ class AdaptiveBFO(PopulationOptimizer):
         if state.phase == "tumble":
             count = state.positions.shape[0]
             if state.swarm:
-                quorum.follow(state, points[count:], fitness[count:], self._limits, self._update)
+                quorum.follow(state, points[count:], fitness[count:], self._update)
             self._select(points[:count], fitness[:count])
             state.phase = "swim"
             state.swims = 0
@@ -226,6 +232,10 @@ class AdaptiveBFO(PopulationOptimizer):
         """Foragers take what is better, and remember how they came there."""
         state = self._state
         better = fitness < state.fitness
+        state.gained = state.swum = self._nothing
+        if self._host:
+            self._select_few(points, fitness, better.nonzero().squeeze(1))
+            return
         # What was not known before is no gain.
         gain = torch.nan_to_num(state.fitness - fitness, nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
         state.archive, state.held = self._update(success_history.archived)(
@@ -236,21 +246,45 @@ class AdaptiveBFO(PopulationOptimizer):
         state.fitness = torch.where(better, fitness, state.fitness)
         state.stagnation = (state.stagnation + 1).masked_fill_(better, 0)
         state.tumble_gain = torch.lerp(state.tumble_gain, gain.mean(), AVERAGING)
-        state.improved = better.sum()
+        state.improved = better.sum().to(state.nonfinite)
         # All that improved swim in this round, or nobody: as many swims as if each had a chance of its own, in fewer batches.
-        swims = better & (state.chances[0, 0] < self._swim_probability())
-        state.moving = swims.nonzero().squeeze(1) if self._host else swims
-        state.gained, state.swum = torch.zeros_like(state.tumble_gain), torch.zeros_like(state.improved)
+        state.moving = better & (state.chances[0, 0] < self._swim_probability())
 
-    def _swim_probability(self) -> Tensor:
-        """How well an evaluation pays in a swim, relative to a tumble; 1 before there is anything to compare."""
+    def _select_few(self, points: Tensor, fitness: Tensor, who: Tensor) -> None:
+        """The same where the host may know who improved: only their rows are touched."""
         state = self._state
+        count, successes = state.positions.shape[0], who.numel()
+        state.stagnation += 1
+        state.improved = state.improved.new_full((), successes)
+        state.moving = who
+        if not successes:
+            state.tumble_gain = state.tumble_gain * (1 - AVERAGING)
+            return
+        before = state.positions.index_select(0, who)
+        success_history.archived_few(state.archive, state.held, before, float(state.chances[2, 0]))
+        now = fitness.index_select(0, who)
+        gain = torch.nan_to_num(state.fitness.index_select(0, who) - now, nan=0.0, posinf=0.0, neginf=0.0)
+        used = state.used.index_select(1, who)
+        state.memory, state.slot = self._update(success_history.learnt)(state.memory, state.slot, used, gain)
+        state.positions.index_copy_(0, who, points.index_select(0, who))
+        state.fitness.index_copy_(0, who, now)
+        state.stagnation.index_fill_(0, who, 0)
+        state.tumble_gain = torch.lerp(state.tumble_gain, gain.sum() / count, AVERAGING)
+        if float(state.chances[0, 0]) >= float(self._swim_probability()):
+            state.moving = who[:0]
+
+    def _swim_probability(self) -> Tensor | float:
+        """How well an evaluation pays in a swim, relative to a tumble."""
+        state = self._state
+        unknown = 1.0 if state.rounds < 20 else LEAST_SWIMS
+        if self._host:
+            swims, tumbles = state.swim_gain.item(), state.tumble_gain.item()
+            return min(1.0, max(LEAST_SWIMS, swims / tumbles)) if swims > 0 and tumbles > 0 else unknown
         ratio = (state.swim_gain / state.tumble_gain).clamp(LEAST_SWIMS, 1.0)
-        return torch.where(
-            (state.swim_gain > 0) & (state.tumble_gain > 0), ratio, 1.0 if self._state.rounds < 20 else LEAST_SWIMS
-        )
+        return torch.where((state.swim_gain > 0) & (state.tumble_gain > 0), ratio, unknown)
 
     def _swim(self, points: Tensor, fitness: Tensor) -> None:
+        """Who still improves goes on."""
         state = self._state
         moving = state.moving
         if not self._host:
@@ -276,9 +310,10 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _end_round(self) -> None:
         state, settings = self._state, self.defaults
-        paid = torch.where(torch.isinf(state.gained), 0.0, state.gained) / state.swum.clamp(min=1)
-        share = torch.where(state.swum > 0, AVERAGING, 0.0)
-        state.swim_gain = state.swim_gain + share * (paid - state.swim_gain)
+        if not self._host or state.swims:
+            paid = torch.where(torch.isinf(state.gained), 0.0, state.gained) / state.swum.clamp(min=1)
+            share = torch.where(state.swum > 0, AVERAGING, 0.0)
+            state.swim_gain = torch.lerp(state.swim_gain, paid, share)
         state.health = state.health + state.fitness
         state.rounds += 1
         state.phase = "tumble"
@@ -287,8 +322,9 @@ class AdaptiveBFO(PopulationOptimizer):
         self._disperse()
         if settings["max_evaluations"] is not None:
             self._eliminate(settings["max_evaluations"])
-        if state.swarm and state.rounds % QUORUM_EVERY == 0:
-            self._release()
+        # The one place that reads a number from a device: every twenty rounds, while there is a swarm.
+        if state.swarm and state.rounds % QUORUM_EVERY == 0 and bool(quorum.has_nothing_new(state, QUORUM_EVERY)):
+            quorum.release(state)
 
     def _reproduce(self) -> None:
         """The healthiest split over the least healthy."""
@@ -307,12 +343,15 @@ class AdaptiveBFO(PopulationOptimizer):
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
         state = self._state
-        stuck = state.stagnation > self.defaults["stagnation_limit"]
+        limit = self.defaults["stagnation_limit"]
+        if self._host and state.stagnation.max().item() <= limit:
+            return
+        stuck = state.stagnation > limit
         leaves = stuck & (state.chances[1] < self.defaults["elim_prob"]) & (state.fitness > state.fitness.min())
         if self._host and not bool(leaves.any()):
             return
-        count = state.positions.shape[0]
-        state.positions = torch.where(leaves.unsqueeze(1), self._uniform(count), state.positions)
+        # Numbers that this round has used up elsewhere: drawing others would cost as much as a tumble, in every round.
+        state.positions = torch.where(leaves.unsqueeze(1), self._placed(state.coordinates), state.positions)
         state.fitness = torch.where(leaves, torch.inf, state.fitness)
         state.stagnation = torch.where(leaves, 0, state.stagnation)
         state.eliminations = state.eliminations + leaves.sum()
@@ -337,20 +376,7 @@ class AdaptiveBFO(PopulationOptimizer):
         state.archive = state.archive[:room]
         state.held = state.held.clamp(max=room)
         state.chances = state.chances[:, : which.numel()]
-
-    def _release(self) -> None:
-        """A swarm with nothing new to tell hands its best to the least healthy forager, and its evaluations to all.
-
-        The one place that reads a number from a device: every twenty rounds, while there is a swarm.
-        """
-        state = self._state
-        if not bool(quorum.has_nothing_new(state, QUORUM_EVERY)):
-            return
-        worst = state.health.argmax(keepdim=True)
-        state.positions = state.positions.index_copy(0, worst, state.swarm_place.unsqueeze(0))
-        state.fitness = state.fitness.index_copy(0, worst, state.swarm_best.unsqueeze(0))
-        state.swarm = 0
-        state.draws = state.draws[:0]
+        state.coordinates = state.coordinates[: which.numel()]
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state

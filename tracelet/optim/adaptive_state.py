@@ -24,6 +24,7 @@ class AdaptiveState(State):
         slot: of the memories that is written next, ().
         used: run lengths and shares of this round's tumbles, (2, n).
         direction: of this round's runs, (n, D).
+        coordinates: numbers in [0, 1) that chose the coordinates of this round's tumbles, (n, D).
         moving: who swims next: indices on the host, a mask on a device.
         swims: done in this round.
         tumble_gain, swim_gain: gain per evaluation, averaged, ().
@@ -34,6 +35,7 @@ class AdaptiveState(State):
         mean, variances, path_sigma, path: of their distribution, (D,).
         sigma: its step size, ().
         draws: standard normal numbers of this round's samples, (S, D).
+        clipped: whether a sample of this round was outside the bounds.
         swarm_rounds: of this swarm.
         swarm_best: its best fitness, (); swarm_place: where, (D,); swarm_stale: rounds since, ().
         reproductions, eliminations: so far.
@@ -47,6 +49,7 @@ class AdaptiveState(State):
     slot: Tensor
     used: Tensor
     direction: Tensor
+    coordinates: Tensor
     moving: Tensor
     swims: int = 0
     tumble_gain: Tensor
@@ -62,6 +65,7 @@ class AdaptiveState(State):
     path_sigma: Tensor
     path: Tensor
     draws: Tensor
+    clipped: bool = False
     swarm_rounds: int = 0
     swarm_best: Tensor
     swarm_place: Tensor

@@ -150,8 +150,15 @@ class Colony(Optimizer):
         if self._limits is None or not all(group["bounds"] for group in self.param_groups):
             spread = self._initial_spread()
             return self._clip(self._origin + spread * self._noise.normal(count, self._layout.dimensions))
+        return self._placed(self._noise.uniform(count, self._layout.dimensions))
+
+    def _placed(self, numbers: Tensor) -> Tensor:
+        """Positions anywhere in the bounds, without bounds of the initial distribution, from numbers in [0, 1)."""
+        if self._limits is None or not all(group["bounds"] for group in self.param_groups):
+            normal = torch.erfinv((2 * numbers - 1).clamp_(-1 + 1e-6, 1 - 1e-6)) * 2**0.5
+            return self._clip(self._origin + self._initial_spread() * normal)
         low, high = self._limits
-        return self._clip(low + (high - low) * self._noise.uniform(count, self._layout.dimensions))
+        return self._clip(low + (high - low) * numbers)
 
     def _initial_spread(self) -> float | Tensor:
         spreads = []

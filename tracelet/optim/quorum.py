@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,14 +13,13 @@ from torch import Tensor
 from tracelet.optim import separable_cma
 from tracelet.optim.adaptive_state import AdaptiveState
 
-__all__ = ["follow", "has_nothing_new"]
+__all__ = ["follow", "has_nothing_new", "release"]
 
 
 def follow(
     state: AdaptiveState,
     points: Tensor,
     fitness: Tensor,
-    limits: tuple[Tensor, Tensor] | None,
     update: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> None:
     """Take the samples' fitness into the distribution.
@@ -28,11 +28,10 @@ def follow(
         state: changed: mean, sigma, variances, paths, and the swarm's best.
         points: the samples, clipped to the bounds, (S, D).
         fitness: (S,).
-        limits: the bounds, or None.
         update: compiles pure functions where that was asked for.
     """
     rank = fitness
-    if limits is not None:
+    if state.clipped:
         deviation = state.sigma * state.variances.sqrt()
         off = (points - state.mean).div_(deviation).sub_(state.draws)
         rank = separable_cma.bound_penalty(fitness, off.square_().mean(1).to(fitness.dtype))
@@ -45,7 +44,7 @@ def follow(
         state.path,
         state.draws,
         rank.argsort(stable=True),
-        points.new_tensor(rate.weights),
+        _weights(rate.weights, points.dtype, points.device),
         rate,
         state.swarm_rounds,
     )
@@ -57,9 +56,23 @@ def follow(
     state.swarm_place = torch.where(better, points.index_select(0, index).squeeze(0), state.swarm_place)
 
 
+@lru_cache(maxsize=64)
+def _weights(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(weights, dtype=dtype, device=device)
+
+
 def has_nothing_new(state: AdaptiveState, least: int) -> Tensor:
     """Whether the swarm found nothing better in `least` + 3 sqrt(D) rounds, or has collapsed, ()."""
     patience = least + 3 * math.sqrt(state.mean.shape[0])
     tiny = torch.finfo(state.mean.dtype).eps * 1e-3
     collapsed = state.sigma * state.variances.sqrt().max() < tiny * (state.mean.abs().max() + 1e-12)
     return (state.swarm_stale >= patience) | collapsed
+
+
+def release(state: AdaptiveState) -> None:
+    """The swarm hands its best to the least healthy forager, and its evaluations to all."""
+    worst = state.health.argmax(keepdim=True)
+    state.positions = state.positions.index_copy(0, worst, state.swarm_place.unsqueeze(0))
+    state.fitness = state.fitness.index_copy(0, worst, state.swarm_best.unsqueeze(0))
+    state.swarm = 0
+    state.draws = state.draws[:0]

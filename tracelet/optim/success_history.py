@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["archived", "drawn", "inside", "learnt", "social_tumble"]
+__all__ = ["archived", "archived_few", "drawn", "inside", "learnt", "social_tumble"]
 
 TERMINAL = -1.0
 
@@ -144,3 +144,19 @@ def archived(archive: Tensor, held: Tensor, positions: Tensor, left: Tensor, cha
     source = order[which.clamp(max=positions.shape[0] - 1)]
     taken = (which < count).unsqueeze(1)
     return torch.where(taken, positions.index_select(0, source), archive), (held + count).clamp(max=room)
+
+
+def archived_few(archive: Tensor, held: Tensor, left: Tensor, chance: float) -> None:
+    """`archived` in place, where the host knows which positions were left.
+
+    Args:
+        archive: (A, D); changed.
+        held: (), changed.
+        left: the positions, (k, D), k <= A.
+        chance: a number in [0, 1).
+    """
+    room, count, filled = archive.shape[0], left.shape[0], int(held)
+    start = filled if filled < room else int(chance * room)
+    slots = torch.arange(start, start + count, device=archive.device).remainder_(room)
+    archive.index_copy_(0, slots, left)
+    held.fill_(min(room, filled + count))
