@@ -18,6 +18,8 @@ from tracelet.optim.state import State
 __all__ = ["HybridBFO"]
 
 LONGER, SHORTER = 1.3, 0.5
+# Without a gradient one run in five is good enough: Rechenberg's rule (1973).
+SHORTER_BLIND = LONGER**-0.25
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,7 @@ class HybridState(State):
         seen: gradients averaged so far, (P,).
         pace: learnt factor of each bacterium's run length, (P,).
         direction: of this round's runs, (P, D).
+        guided: whether this round's runs follow gradients.
         moving: who swims next: indices on the host, a mask on a device.
         swims: done in this round.
         improved, swum: runs and swims of this round that were better, ().
@@ -45,6 +48,7 @@ class HybridState(State):
     pace: Tensor
     direction: Tensor
     moving: Tensor
+    guided: bool = True
     swims: int = 0
     improved: Tensor
     swum: Tensor
@@ -197,6 +201,7 @@ class HybridBFO(PopulationOptimizer):
         if state.phase == "gradient":
             state.fitness = fitness
             state.with_gradient += points.shape[0] if gradients is not None else 0
+            state.guided = gradients is not None
             state.direction = self._directed(gradients)
             state.phase = "run"
             return False
@@ -240,7 +245,7 @@ class HybridBFO(PopulationOptimizer):
         better = fitness < state.fitness
         state.positions = torch.where(better.unsqueeze(1), points, state.positions)
         state.fitness = torch.where(better, fitness, state.fitness)
-        state.pace = state.pace * torch.where(better, LONGER, SHORTER)
+        state.pace = state.pace * torch.where(better, LONGER, SHORTER if state.guided else SHORTER_BLIND)
         state.improved = better.sum()
         state.swum = torch.zeros_like(state.improved)
         state.moving = better.nonzero().squeeze(1) if self._host else better
