@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -359,6 +361,24 @@ def test_a_checkpoint_goes_on_bit_for_bit(build: Callable[..., Any], moment: str
     assert torch.equal(optimizer.best_params, resumed.best_params)
     assert torch.equal(parameter.detach(), resumed.best_params)
     assert dict(resumed.status) == pytest.approx(dict(optimizer.status), rel=0, abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_searches_on_by_itself(build: Callable[..., Any], copied: Callable[[Any], Any]) -> None:
+    optimizer = build([tensor(2.0, -1.0, 0.5)], seed=4)
+    fresh = copied(optimizer)
+    for each in (optimizer, fresh):
+        for _ in range(3):
+            each.step(rastrigin)
+    assert torch.equal(optimizer.population, fresh.population)
+    other = copied(optimizer)
+    before = optimizer.population.clone()
+    for _ in range(3):
+        other.step(rastrigin)
+    assert torch.equal(optimizer.population, before)
+    for _ in range(3):
+        optimizer.step(rastrigin)
+    assert torch.equal(optimizer.population, other.population)
 
 
 def test_a_checkpoint_of_something_else_is_refused(build: Callable[..., Any]) -> None:

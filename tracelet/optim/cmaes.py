@@ -230,11 +230,8 @@ class CMAES(PopulationOptimizer):
         limit = self.defaults["max_generations"]
         return "max_generations" if limit is not None and self._state.rounds >= limit else None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of every population optimizer; what the saved one learnt, variances or all, is gone on with."""
-        super().load_state_dict(state_dict)
-        if self._known is not None:
-            self._separable = self._state.basis is None
+    def _resumed(self) -> None:
+        self._separable = self._state.basis is None
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state

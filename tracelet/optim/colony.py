@@ -40,6 +40,12 @@ class Colony(Optimizer):
         objects = {name: settings.pop(name) for name in OBJECTS}
         defaults = {**defaults, **settings}
         checked(defaults)
+        self._equip(objects)
+        super().__init__(params, defaults)
+        self._seen = dict(self.defaults)
+
+    def _equip(self, objects: Mapping[str, Any]) -> None:
+        """Everything beside the settings, as it is before the search begins."""
         self._generator: torch.Generator | None = objects["generator"]
         self._seed: int = default_seed() if objects["seed"] is None else int(objects["seed"])
         self._shard_kind: str | None = objects["shard"]
@@ -53,8 +59,6 @@ class Colony(Optimizer):
         self._version = 0
         if self._shard_kind not in (None, "population", "data"):
             raise ValueError(f"shard is 'population', 'data' or None, not {self._shard_kind!r}")
-        super().__init__(params, defaults)
-        self._seen = dict(self.defaults)
 
     def _begin(self, base: dict[str, Any]) -> State:
         """The first state, from the fields of `State`."""
@@ -252,8 +256,11 @@ class Colony(Optimizer):
             self.defaults.update({name: self.param_groups[0][name] for name in self.defaults.keys() & PER_GROUP})
         self._known = None
         self._seen = dict(self.defaults)
-        if kept is None:
-            return
+        if kept is not None:
+            self._resume(kept)
+            self._layout.write(self._state.best_position)
+
+    def _resume(self, kept: dict[str, Any]) -> None:
         self._start()
         device = self._layout.device
         self._seed = kept["seed"]
@@ -262,7 +269,33 @@ class Colony(Optimizer):
         self._noise.restore(kept["generator"], self._seed)
         self._known = unpack(self._state_class, kept["state"], device)
         self._version += 1
-        self._layout.write(self._known.best_position)
+        self._resumed()
+
+    def _resumed(self) -> None:
+        """The state was read from a checkpoint."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: the search too. An objective that was set, and a process group, stay behind."""
+        objects = {
+            "generator": None,
+            "seed": self._seed,
+            "shard": self._shard_kind,
+            "process_group": None,
+            "device": self._device,
+            "compile_mode": self._compile_mode,
+            "compile_kwargs": self._compile_kwargs,
+        }
+        return {**super().__getstate__(), "objects": objects, "search": self.state_dict()["state"].get(KEY)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        objects, search = state.pop("objects", None), state.pop("search", None)
+        super().__setstate__(state)
+        if objects is not None:
+            self._equip(objects)
+            self._seen = dict(self.defaults)
+            if search is not None:
+                self._resume(search)
 
     def _update(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """One of the pure update functions, compiled where that was asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -52,11 +52,9 @@ class PopulationOptimizer(Colony):
         ValueError: for a setting that makes no sense.
     """
 
-    def __init__(self, params: Any, defaults: dict[str, Any], common: Mapping[str, Any]) -> None:
-        super().__init__(params, defaults, common)
-        self._objective: Callable[..., Any] | None = None
-        self._last_objective: object = None
-        self._limit: int | None = None
+    _objective: Callable[..., Any] | None = None
+    _last_objective: object = None
+    _limit: int | None = None
 
     # -- what an algorithm says -------------------------------------------------------------------------------------------
 
