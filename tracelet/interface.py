@@ -150,10 +150,10 @@ def start_logging(
     if place.parent and parent is None:
         plan = replace(plan, parent=place.parent)
     plan = replace(plan, rank_label=place.rank_label)
+    if begun is None and run_id is not None and place.owner:
+        begun = identity.take(plan, resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
-    elif run_id is not None and place.owner:
-        identity.take(plan)
     _make_way(run_id)
     run = Experiment(plan)
     run.began_during = exits.under_way()

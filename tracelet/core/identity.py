@@ -72,18 +72,23 @@ def claim(plan: RunPlan) -> bool:
     return True
 
 
-def take(plan: RunPlan) -> None:
+def take(plan: RunPlan, resume: Resume) -> KnownRun | None:
     """Claim an id that nobody had a moment ago.
 
+    Returns:
+        The run, where somebody else was faster.
+
     Raises:
-        ConfigurationError: somebody else was faster.
+        ConfigurationError: likewise, and there must not be one.
     """
     try:
-        mine = claim(plan)
+        if claim(plan):
+            return None
     except OSError:
-        return  # said when the run begins
-    if not mine:
-        raise ConfigurationError(f"a run {plan.run_id!r} has begun this moment: pass resume='auto' to join it")
+        return None  # said when the run begins
+    if resume == "never":
+        raise ConfigurationError(f"a run {plan.run_id!r} has begun this moment: pass resume='auto' to go on with it")
+    return recall(plan.home, plan.run_id)
 
 
 def recall(home: Path, run_id: str) -> KnownRun | None:
@@ -98,7 +103,7 @@ def recall(home: Path, run_id: str) -> KnownRun | None:
         if said["format"] != _FORMAT:
             raise ConfigurationError(f"{file} has format {said['format']}; this tracelet reads {_FORMAT}")
         return _known(said["run"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ConfigurationError:
         raise

@@ -192,7 +192,8 @@ class Options:
         """These settings with some replaced.
 
         Args:
-            arguments: by name, as a user gives them; None leaves a setting as it is. A mapping for a nested one.
+            arguments: by name, as a user gives them; None leaves a setting as it is. A mapping for a nested one. Tags are
+                added to those that there are.
 
         Raises:
             ConfigurationError: a value makes no sense.
@@ -205,6 +206,8 @@ class Options:
             if name == "pytorch" and isinstance(value, Mapping):
                 nested = {inner: parse(f"{name}.{inner}", each) for inner, each in value.items() if each is not None}
                 changes[name] = replace(self.pytorch, **nested)
+            elif name == "tags":
+                changes[name] = {**self.tags, **parse(name, value)}
             else:
                 changes[name] = parse(name, value)
         return replace(self, **changes)
