@@ -157,7 +157,7 @@ def test_wait_starts_a_collector_for_what_was_killed(spine: Spine) -> None:
         "os.kill(pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     log(spine, "killed", after)
-    assert collector_pid(spine.home) is None
+    until(lambda: collector_pid(spine.home) is None)
     done = tracelet("wait", "killed", "--timeout", "60", cwd=spine.folder)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert spine.stored("loss") == {(step, step / 3): 1 for step in range(5)}
