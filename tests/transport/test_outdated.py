@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -121,9 +123,6 @@ def test_what_an_older_one_left_is_read_by_a_newer_one(home: Path, old: Installa
     until(lambda: len([run for run in read_offline(home).runs if run.durable]) == 2)
     pid = collector_pid(home)
     assert pid is not None
-    import os
-    import signal
-
     os.kill(pid, signal.SIGKILL)
     killed.kill()
     killed.communicate(timeout=20)
