@@ -39,10 +39,11 @@ def clean_path(path: str) -> str:
     """
     clean = _SCHEME.sub(r"\1_", _DRIVE.sub(r"\1_", _REFUSED.sub("_", path)))
     parts = [f"_{part}" if part.startswith(_RESERVED) else part for part in clean.split("/")]
-    *folders, name = (within(part, MAX_PART) for part in parts)
+    # What is too long is cut a little shorter, for the hash that follows.
+    *folders, name = (part if len(part.encode()) <= MAX_PART else within(part, MAX_PART - 40) for part in parts)
     clean = "/".join([*folders, name])
     if len(clean.encode()) > _MAX_PATH:
-        clean = f"{within(folders[0], MAX_PART) if folders else '_'}/…/{name}"
+        clean = f"{folders[0]}/…/{name}"
     return clean if clean == path else _marked(clean, path)
 
 

@@ -31,7 +31,7 @@ from mlflow.exceptions import MlflowException
 
 from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Run
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_gone, translated
-from tracelet_collector.exporters.mlflow_media import place
+from tracelet_collector.exporters.mlflow_media import place, renamed
 from tracelet_collector.exporters.mlflow_metadata import fit
 from tracelet_collector.exporters.mlflow_plan import MAX_KEY, Plan
 from tracelet_collector.exporters.mlflow_run import MAX_METRICS, TrackedRun, deleted
@@ -94,6 +94,7 @@ class MlflowExporter:
         plan = Plan.make(items, {**state, "run": tracked.id, "link": link}, run)
         self._look_for_parent(client, run, plan)
         stamps = plan.stamp(memory) | place(plan.files, tracked.id, memory)
+        plan.tags |= renamed(plan.files)
         if plan.params:
             tracked.log_params(plan)
         tracked.set_tags(plan.tags)

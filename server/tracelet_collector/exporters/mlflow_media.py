@@ -3,7 +3,7 @@
     image, figure        images/<key>+step+<n>+timestamp+<ms>+<uuid>.png, and a small one with `+compressed`: so MLflow calls
                          the images of its own `log_image`, and its page shows them in a grid with a slider.
     everything else      <kind>s/<key>/step_<n>.<ending>
-    an artifact          its own path
+    an artifact          its own path; where MLflow would refuse it, another one, and the tag `tracelet.artifact.<hash>`
 
 The uuid is made of the run, the kind, the key, the step and how many there were of these before: delivered again, an image has
 the same name. A second text (audio, …) of one key and step is `step_<n>_2`.
@@ -12,6 +12,7 @@ the same name. A second text (audio, …) of one key and step is `step_<n>_2`.
 from __future__ import annotations
 
 import hashlib
+import json
 import mimetypes
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from tracelet_collector.exporters.artifact_paths import Owner, Shelf, clean_path
 from tracelet_collector.exporters.base import Item, Memory
 from tracelet_collector.exporters.names import sanitise
 
-__all__ = ["IMAGE_KINDS", "PlannedFile", "place"]
+__all__ = ["IMAGE_KINDS", "PlannedFile", "place", "renamed"]
 
 IMAGE_KINDS: Final = frozenset({"image", "figure"})
 _FOLDERS: Final[Mapping[str, str]] = {"audio": "audio", "mesh": "meshes", "layout": "layouts"}
@@ -94,6 +95,17 @@ def place(files: Sequence[PlannedFile], run: str, memory: Memory) -> dict[int, i
         if file.small:
             file.small = shelf.claim(file.small, file.owner)
     return stamps | shelf.stamps
+
+
+def renamed(files: Sequence[PlannedFile]) -> dict[str, str]:
+    """Tags that say of artifacts with another path which one they had."""
+    tags: dict[str, str] = {}
+    for file in files:
+        if file.item is not None and isinstance(file.item.record, Artifact) and file.item.record.path != file.path:
+            path = file.item.record.path
+            mark = hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
+            tags[f"tracelet.artifact.{mark}"] = json.dumps({"path": path, "stored": file.path}, ensure_ascii=False)
+    return tags
 
 
 def _name(files: Sequence[PlannedFile], run: str, memory: Memory) -> dict[int, int]:
