@@ -130,7 +130,7 @@ def start_logging(
     place = as_asked(take_place(options), run_id)
     if place.silent:
         return _silent_rank(options, place)
-    if _launched is None and (place.joins or run_is_ours()):
+    if _launched is None and (run_is_ours() or (place.joins and home_above() is None)):
         begin_under_launcher()  # a process below it that has imported nothing which is intercepted
     fits = _launched is not None and (_launched.id == place.run_id if place.joins else _launched.is_owner)
     if _launched is not None and _launched.active and not _adopted and fits and run_id in (None, _launched.id):
@@ -285,7 +285,7 @@ def _adopt_launched(
 ) -> Experiment:
     global _adopted
     _adopted = True
-    if not run.begun:
+    if not run.begun and home_above() is None:  # a script's run has its name and its backends already
         plan = run.plan
         asked = _plan(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
         changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
@@ -359,7 +359,7 @@ def _silent(options: Options) -> Experiment:
     from tracelet import frameworks
 
     if (before := active.superseded()) is not None:
-        lifetime.hand_over(before)
+        lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
     run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
     frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
     return run

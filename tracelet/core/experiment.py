@@ -18,6 +18,7 @@ from typing import Any
 from tracelet.core import identity
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
+from tracelet.core.links import Link, Links
 from tracelet.core.logbook import Logbook
 from tracelet.core.media import MediaLog
 from tracelet.core.metrics import RunStatus
@@ -84,6 +85,8 @@ class Experiment(Logbook, MediaLog):
         self._counters: dict[tuple[str, str], count[int]] = {}
         self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id) if enabled else None)
         self._told_labels: dict[str, None] = {}
+        self._links = Links()
+        self._status = RunStatus.RUNNING
         self._processors: list[Processor] = []
         self._processing: Processing | None = None
         self._slot: dict[str, Recorder] = {}
@@ -105,6 +108,33 @@ class Experiment(Logbook, MediaLog):
     def is_owner(self) -> bool:
         """This process began the run, and ends it."""
         return self._owner
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands, as far as this process is concerned: running until it is stopped, then how it ended."""
+        return self._status
+
+    @property
+    def url(self) -> str | None:
+        """The run's page in its tracker; None as long as nobody knows it, and for a store without pages. Never waits."""
+        return next((link.url for link in self.links().values() if link.url), None)
+
+    def links(self, wait: float = 0.0) -> dict[str, Link]:
+        """Where the run is in its trackers.
+
+        They know when they have got something of it, seconds after the run has begun.
+
+        Args:
+            wait: seconds to wait until all of them have said it.
+
+        Returns:
+            By kind of tracker ("mlflow"), a `Link` with `target`, `run`, and `url` or the `command` that serves its pages. Only
+            what is known.
+        """
+        if not self._enabled or not self.begun:
+            return {}
+        plan = self.plan
+        return dict(self._links.wait(plan, float(wait)) if wait > 0 else self._links.known(plan))
 
     def _tell_not_recorded(self) -> None:
         if self._stray:
@@ -214,7 +244,8 @@ class Experiment(Logbook, MediaLog):
             status: how the run ended.
             reason: why, in words.
         """
-        self._stopped = True
+        if not self._stopped:
+            self._stopped, self._status = True, status
         if (recorder := self._recorder) is None:
             return
         if self._processing is not None:
