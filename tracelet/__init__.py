@@ -14,15 +14,27 @@ from tracelet.version import __version__
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
-    from tracelet.core.metrics import MetricType
+    from tracelet.core.metrics import Metric, MetricType
+    from tracelet.core.smoothing import smooth
     from tracelet.interface import get_active_experiment, start_logging, stop_logging
 
-__all__ = ["Experiment", "MetricType", "__version__", "get_active_experiment", "start_logging", "stop_logging"]
+__all__ = [
+    "Experiment",
+    "Metric",
+    "MetricType",
+    "__version__",
+    "get_active_experiment",
+    "smooth",
+    "start_logging",
+    "stop_logging",
+]
 
 _HOMES = {
     "Experiment": "tracelet.core.experiment",
+    "Metric": "tracelet.core.metrics",
     "MetricType": "tracelet.core.metrics",
     "get_active_experiment": "tracelet.interface",
+    "smooth": "tracelet.core.smoothing",
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",
 }
