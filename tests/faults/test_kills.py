@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
@@ -69,10 +68,16 @@ def kill_worker(spine: Spine, seed: int) -> None:
     trainer = spine.trainer(STEPS, PACE)
     for _ in range(3):
         until(lambda: collector_pid(spine.home), 30)
+        goal = delivered(spine) + chance.randint(0, STEPS // 4)  # any moment of the worker's life
+        until(lambda goal=goal: delivered(spine) >= goal or trainer.over, 60)
         spine.kill_worker()
-        time.sleep(chance.random())  # a random moment of the next worker's life
     assert trainer.finish(60) == 0, trainer.errors.read_text()
     check_whole(spine)
+
+
+def delivered(spine: Spine) -> int:
+    """Points that the tracker has, as the collector knows it."""
+    return sum(backend.delivered for run in spine.status().runs for backend in run.backends)
 
 
 def kill_all(spine: Spine, seed: int) -> None:
