@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tracelet.version import __version__
 
 if TYPE_CHECKING:
+    from tracelet import testing
     from tracelet.core.experiment import Experiment
     from tracelet.core.metrics import Metric, MetricType
     from tracelet.core.smoothing import smooth
@@ -27,6 +28,7 @@ __all__ = [
     "smooth",
     "start_logging",
     "stop_logging",
+    "testing",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "smooth": "tracelet.core.smoothing",
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",
+    "testing": "tracelet.testing",
 }
 
 
@@ -44,7 +47,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         import importlib
 
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        module = importlib.import_module(_HOMES[name])
+        value = module if name == "testing" else getattr(module, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'tracelet' has no attribute {name!r}")

@@ -194,7 +194,7 @@ class Experiment(Logbook, MediaLog):
 
     def _process(self, recorder: Recorder, processors: list[Processor]) -> None:
         """Put processors between the stream and its sender."""
-        if not recorder.spool.info.sends:
+        if self._forked or (self.plan.carried and not recorder.spool.info.sends):
             say(
                 "processors do not run in this process, which has no sender of its own: its points go as they are logged"
             )
@@ -205,6 +205,11 @@ class Experiment(Logbook, MediaLog):
         self._processing = processing
         if isinstance(self._sender, Sender):
             self._sender.stage = processing.ready
+
+    def process(self) -> None:
+        """Run the processors now over what is recorded: for runs that nobody carries."""
+        if self._processing is not None:
+            self._processing.catch_up(self.plan.stop_timeout)
 
     # -- life
 
@@ -270,6 +275,9 @@ class Experiment(Logbook, MediaLog):
         if recorder is None:
             return StopReport(True)
         spool = recorder.spool
+        if not self.plan.carried:
+            spool.close(remove=False)
+            return StopReport(True)
         durable = sender.finish(deadline) if sender is not None else False
         lost = spool.close(remove=durable, durable=sender.durable if sender is not None else 0)
         return StopReport(durable, None if durable else spool.directory.path, lost)
@@ -288,7 +296,7 @@ class Experiment(Logbook, MediaLog):
 
     def _open(self) -> Recorder:
         # gRPC does not survive a fork: there the collector reads the spool along.
-        sends = not self._forked and not grpc_is_lost()
+        sends = self.plan.carried and not self._forked and not grpc_is_lost()
         mine = Recorder(self._new_spool(sends), self._name_of, self._counters)
         winner = self._slot.setdefault("recorder", mine)
         if winner is not mine:
@@ -297,7 +305,7 @@ class Experiment(Logbook, MediaLog):
         if self.plan.resumed and self._owner:
             mine.resumed()
         self._recorder = mine
-        if not self._forked:
+        if self.plan.carried and not self._forked:
             self._carry(mine.spool)
         if self._processors:
             self._process(mine, list(self._processors))

@@ -77,6 +77,7 @@ class RunPlan:
         notes: a text about the run, in Markdown.
         tags: tags that are given at the start.
         resumed: the run was begun before, by another process.
+        carried: its records go to a collector; without that they stay in their spools, for a test to read.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class RunPlan:
     notes: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     resumed: bool = False
+    carried: bool = True
 
     def run_spec(self) -> dict[str, Any]:
         """The fields of the wire's RunSpec, JSON-able."""

@@ -76,11 +76,11 @@ class Processing:
                 self._lock.release()
         return self._decided
 
-    def finish(self, deadline: float) -> None:
-        """Run the processors over all that is recorded; what comes then is sent as it is.
+    def catch_up(self, deadline: float) -> None:
+        """Run the processors over all that is recorded.
 
         Args:
-            deadline: seconds; what is not processed by then is sent as it is, and a line says so.
+            deadline: seconds; then it is left as it is.
         """
         if self._over:
             return
@@ -95,6 +95,16 @@ class Processing:
                         time.sleep(_POLL)  # a record that is being written
             finally:
                 self._lock.release()
+
+    def finish(self, deadline: float) -> None:
+        """Run the processors over all that is recorded; what comes then is sent as it is.
+
+        Args:
+            deadline: seconds; what is not processed by then is sent as it is, and a line says so.
+        """
+        if self._over:
+            return
+        self.catch_up(deadline)
         if left := self._spool.claimed - self._decided:
             say(
                 f"the processors did not get through in {deadline:g} s: up to {left} points are sent as they were logged"
