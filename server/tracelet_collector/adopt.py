@@ -21,7 +21,7 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.spoolfile import BlobKind, SpoolBlob, SpoolDirectory, SpoolInfo, SpoolItem, SpoolReader, SpoolVoid
-from tracelet_collector.blobs import BlobStore
+from tracelet_collector.blobs import BlobStore, NoRoom
 from tracelet_collector.committer import Committer
 from tracelet_collector.damaged import put_aside, put_aside_whole, strangers
 from tracelet_collector.feed import Feed, ImplausibleSpool, SpoolBlobs
@@ -35,6 +35,7 @@ __all__ = ["Adopter"]
 _SCAN_EVERY: Final = 0.5
 _READ_ALONG_EVERY: Final = 1.0
 _TROUBLE_PAUSE: Final = 30.0
+_NO_ROOM_PAUSE: Final = 5.0
 _KILLED: Final = "the writer ended without saying so"
 _log = logging.getLogger(__name__)
 
@@ -122,6 +123,10 @@ class Adopter:
                 busy = self._look_after(spool) or busy
             except _Stopped:
                 return True
+            except NoRoom:
+                # The store has said it. Other spools may have smaller blobs, or none.
+                self._trouble[spool.path] = time.monotonic() + _NO_ROOM_PAUSE
+                busy = True
             except LogFailed:
                 return True  # the committer has said it; the spool keeps what is in it
             except Exception:

@@ -49,7 +49,7 @@ class SpoolBlobs:
             Offsets of the records whose content cannot be had any more.
 
         Raises:
-            LogFailed: the store takes nothing now.
+            NoRoom, OSError: the store cannot take one now.
         """
         missing: set[int] = set()
         for event in batch.events:
@@ -61,8 +61,6 @@ class SpoolBlobs:
                 except BlobDamaged as error:
                     missing.add(event.offset)
                     self._tell(error)
-                except OSError as error:
-                    raise LogFailed(error.strerror or str(error)) from error
         return missing
 
     def _tell(self, error: BlobDamaged) -> None:
@@ -109,6 +107,7 @@ class Feed:
 
         Raises:
             ImplausibleSpool: see there; what came before is taken.
+            NoRoom, OSError: a blob cannot be stored now.
             LogFailed: the log takes nothing now. Begin anew, from what it has, later.
         """
         waiting = iter(items)
