@@ -77,7 +77,7 @@ def test_configuration_page_has_the_defaults() -> None:
 def test_status_document_is_as_documented() -> None:
     from tracelet.commands.status import as_document
 
-    (documented,) = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    documented, _ = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
     reply = wire.StatusReply(
         collector=wire.CollectorInfo(pid=1, version="0", address="a", home="h"),
         runs=[
@@ -87,9 +87,19 @@ def test_status_document_is_as_documented() -> None:
         ],
     )
 
-    def shape(document: object) -> object:
-        if isinstance(document, dict):
-            return {key if "/" not in key else "": shape(value) for key, value in document.items()}
-        return [shape(each) for each in document] if isinstance(document, list) else type(document)
-
     assert shape(as_document(reply)) == shape(documented)
+
+
+def test_document_of_runs_is_as_documented() -> None:
+    from tracelet.commands.runs import as_document
+
+    _, documented = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    backend = wire.BackendState(kind="mlflow", state="ok")
+    run = wire.RunState(run_id="r", status=1, created=1.0, ended=2.0, backends=[backend])
+    assert shape(as_document([run], 1)) == shape(documented)
+
+
+def shape(document: object) -> object:
+    if isinstance(document, dict):
+        return {key if "/" not in key else "": shape(value) for key, value in document.items()}
+    return [shape(each) for each in document] if isinstance(document, list) else type(document)
