@@ -12,7 +12,8 @@ import typer.main
 
 from tests.support.pages import ROOT, blocks
 from tracelet.commands.app import app
-from tracelet.core.options import Options
+from tracelet.core.options import EXPORTERS, Options
+from tracelet.frameworks.table import FRAMEWORKS
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.settings import TraceletSettings
 
@@ -72,6 +73,12 @@ def test_configuration_page_has_the_defaults() -> None:
         if isinstance(value, tuple):
             value = ",".join(value)
         assert default == (f"{value:g}" if isinstance(value, float) else str(value).lower()), setting
+
+
+def test_every_framework_and_every_backend_has_a_page() -> None:
+    pages = {path.stem for path in (ROOT / "docs/reference/frameworks").glob("*.md")}
+    assert pages == {identifier.lower() for identifier in FRAMEWORKS}
+    assert {path.stem for path in (ROOT / "docs/reference/backends").glob("*.md")} == set(EXPORTERS)
 
 
 def test_status_document_is_as_documented() -> None:
