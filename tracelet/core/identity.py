@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
@@ -123,7 +124,8 @@ def find(home: Path, run_id: str, resume: Resume) -> KnownRun | None:
         ConfigurationError: there is one, or there is none, against the user's word.
     """
     known, silent = recall(home, run_id), False
-    if known is None:
+    # Importing gRPC takes a tenth of a second; and where a collector has such a run after all, that one goes on all the same.
+    if known is None and (resume != "auto" or "grpc" in sys.modules):
         known, silent = _ask(home, run_id)
     if known is not None and resume == "never":
         raise ConfigurationError(
