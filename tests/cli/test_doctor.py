@@ -268,6 +268,11 @@ def test_a_log_that_is_damaged(home: Path, tmp_path: Path) -> None:
     assert trouble["remedy"] == f"mv {home}/log {home}/log.damaged"
 
 
+def test_where_no_collector_outlives_the_script(home: Path, tmp_path: Path) -> None:
+    found = Report(tmp_path, SLURM_JOB_ID="17").of("collector", "lifetime")
+    assert found["text"] == "none outlives a SLURM job: stopping a run waits until it is delivered, 120 s at most"
+
+
 def test_a_collector_that_hangs(home: Path, tmp_path: Path) -> None:
     with CollectorProcess(home) as collector:
         os.kill(collector.pid, signal.SIGSTOP)
