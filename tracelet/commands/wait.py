@@ -67,7 +67,7 @@ def deliver(home: Path, watch: Watch, timeout: float | None, lines: Callable[[st
     def trouble(error: CollectorError) -> None:
         say_once(str(error))
 
-    with progress(lines) as show:
+    with progress(lines, whole=True) as show:
         watch.missing = follow(watch, timeout, show, looked, trouble)
     for words in watch.missing:
         sys.stderr.write(f"tracelet: {words}\n")
