@@ -32,6 +32,7 @@ __all__ = ["BlobBusy", "BlobDamaged", "BlobStore", "NoRoom", "Partial", "blob_pa
 _LEFT_FREE: Final = 32 * 1024 * 1024
 _SYNC_EVERY: Final = 64 * 1024 * 1024
 _PIECE: Final = 1024 * 1024
+_YOUNG_SECONDS: Final = 24 * 3600.0
 _OLD_SECONDS: Final = 7 * 24 * 3600.0
 _STALLED_SECONDS: Final = 2.0
 _PATIENCE: Final = 30.0
@@ -80,17 +81,20 @@ class BlobStore:
         self._full = False
         self._under_way: dict[str, Partial] = {}
         self._number = itertools.count()
+        self._unsynced: set[str] = set()
+        self._distrusted: set[str] = set()
         self.drafts = root / "partial"
         self.drafts.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self.drafts.iterdir():
             if not _SHA256.fullmatch(path.name):
                 path.unlink(missing_ok=True)  # an adoption that was cut short: it begins anew
+        self._secure()
         self._forget_old()
 
     def has(self, sha256: str, size: int) -> bool:
         """Whether content is here, whole and synced."""
         try:
-            return blob_path(self.root, sha256).stat().st_size == size
+            return blob_path(self.root, sha256).stat().st_size == size and sha256 not in self._unsynced
         except FileNotFoundError:
             return False
 
@@ -170,7 +174,7 @@ class BlobStore:
                 raise BlobDamaged(f"{source} is not there") from None
             if found != size:
                 raise BlobDamaged(f"{source} has {found} bytes, not {size}")
-            self._link_or_copy(source, draft, size)
+            self._link_or_copy(source, draft, sha256, size)
             descriptor = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 digest = hashlib.sha256()
@@ -179,33 +183,51 @@ class BlobStore:
                 if digest.hexdigest() != sha256 or os.fstat(descriptor).st_size != size:
                     raise BlobDamaged(f"{source} is not what its name says")
                 os.fchmod(descriptor, _MODE)
-                _sync(descriptor)
+                try:
+                    _sync(descriptor)
+                except OSError:
+                    self._distrusted.add(sha256)
+                    raise
             finally:
                 os.close(descriptor)
             self.publish(draft, sha256)
         finally:
             draft.unlink(missing_ok=True)
 
-    def _link_or_copy(self, source: Path, draft: Path, size: int) -> None:
-        try:
-            os.link(source, draft, follow_symlinks=False)
-        except FileNotFoundError:
-            raise BlobDamaged(f"{source} is not there") from None
-        except OSError:  # another file system, or one without links
-            self.check_room(size)
-            with self.full_disk_told():
-                shutil.copyfile(source, draft, follow_symlinks=False)
+    def _link_or_copy(self, source: Path, draft: Path, sha256: str, size: int) -> None:
+        if sha256 not in self._distrusted:
+            try:
+                os.link(source, draft, follow_symlinks=False)
+            except FileNotFoundError:
+                raise BlobDamaged(f"{source} is not there") from None
+            except OSError:
+                pass  # another file system, or one without links
+            else:
+                return
+        # After a sync that failed, the same pages would only seem to be synced the next time: they are written anew.
+        self.check_room(size)
+        with self.full_disk_told():
+            shutil.copyfile(source, draft, follow_symlinks=False)
 
     def publish(self, draft: Path, sha256: str) -> None:
         """Give content that is whole and synced its name, durably."""
         path = blob_path(self.root, sha256)
         new = not path.parent.exists()
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._unsynced.add(sha256)
         draft.replace(path)
         _sync_folder(path.parent)
         if new:
             _sync_folder(self.root)
             _sync_folder(self.root.parent)
+        self._unsynced.discard(sha256)
+
+    def _secure(self) -> None:
+        """Names that a predecessor gave just before it was killed may not be synced."""
+        young = time.time() - _YOUNG_SECONDS
+        for folder in [path for path in self.root.iterdir() if path != self.drafts and path.stat().st_mtime > young]:
+            _sync_folder(folder)
+        _sync_folder(self.root)
 
     def check_room(self, size: int) -> None:
         """Make sure that so many bytes more may be written.

@@ -5,9 +5,11 @@ Content that lies in a file is never read into memory: MLflow is given a link to
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,9 @@ __all__ = ["log_files"]
 
 _SLOWEST: Final = 128 * 1024  # bytes in a second: less is no progress
 _PATIENCE: Final = 60.0
+_SLOWEST_SERVER: Final = 4 * 1024 * 1024
+_ANSWER: Final = 30.0
+_TIMEOUT: Final = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _NO_PLACE: Final = frozenset(
     {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ, errno.EFBIG}
 )
@@ -61,10 +66,25 @@ def log_files(
         for file in files:
             memory.working(_PATIENCE + file.size / _SLOWEST)
             try:
-                _log_file(lambda at, folder: client.log_artifact(tracked, at, folder), run, file, Path(scratch))
+                with _patient(file.size):
+                    _log_file(lambda at, folder: client.log_artifact(tracked, at, folder), run, file, Path(scratch))
             except _Refused as error:
                 refused[id(file)] = file, fit(str(error), 400)
     return refused
+
+
+@contextlib.contextmanager
+def _patient(size: int) -> Iterator[None]:
+    """A server answers when it has put the whole file where it belongs: MLflow is to wait for that."""
+    before = os.environ.get(_TIMEOUT)
+    os.environ[_TIMEOUT] = str(round(_ANSWER + size / _SLOWEST_SERVER))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TIMEOUT]
+        else:
+            os.environ[_TIMEOUT] = before
 
 
 def _log_file(send: Callable[[str, str | None], Any], run: Run, file: PlannedFile, scratch: Path) -> None:
