@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tracelet.core import identity
+from tracelet.core.artifacts import ArtifactLog
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.links import Link, Links
@@ -53,7 +54,7 @@ class StopReport:
     lost: int = 0
 
 
-class Experiment(Logbook, MediaLog):
+class Experiment(Logbook, MediaLog, ArtifactLog):
     """A run that records.
 
     Made by `tracelet.start_logging`. All `log_*` methods return at once, never raise for want of room, a collector or a
@@ -250,6 +251,7 @@ class Experiment(Logbook, MediaLog):
             reason: why, in words.
         """
         if not self._stopped:
+            self._finish_artifacts()
             self._stopped, self._status = True, status
         if (recorder := self._recorder) is None:
             return
