@@ -172,7 +172,8 @@ class HomeLock:
     def withdraw(self) -> None:
         """Take the announcement back."""
         self._said = ""
-        self._endpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has put something in the home's place
+            self._endpoint.unlink(missing_ok=True)
 
     def still_held(self, socket: Path) -> bool:
         """Whether others can still find this collector: the lock's file and the socket are where they were made.
