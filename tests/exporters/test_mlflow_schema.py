@@ -18,6 +18,7 @@ from tracelet_collector.exporters.base import Paused, Run
 from tracelet_collector.exporters.mlflow import MlflowExporter
 from tracelet_collector.exporters.mlflow_schema import _revisions
 
+from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.exporting import Courier
 from tests.support.mlflow_store import MlflowStore
 from tracelet.core.metrics import Metric
@@ -62,6 +63,20 @@ def test_a_store_that_changes_while_it_is_open(tmp_path: Path) -> None:
     set_version(store, version)
     courier.deliver(Metric("a", 2.0, 1, T0))
     assert len(store.points()) == 2
+
+
+def test_delivery_pauses_and_goes_on_by_itself(tmp_path: Path) -> None:
+    store = MlflowStore.fresh(tmp_path / "store")
+    version = set_version(store, _revisions()[3])
+    with Desk(tmp_path / "home") as desk:
+        Writer(desk.log, run_spec("r1", store.uri)).write([Metric("a", float(n), n, T0) for n in range(100)])
+        desk.delivery.wake("r1")
+        live = desk.until_state("r1", "paused")
+        assert f"mlflow db upgrade {store.uri}" in live.last_error
+        assert (desk.cursor("r1").lag_points, desk.log.dead_letters("r1")) == (100, [])
+        set_version(store, version)
+        desk.until_settled("r1")
+        assert desk.cursor("r1").delivered == len(store.points()) == 100
 
 
 @pytest.mark.timeout(120)

@@ -53,6 +53,10 @@ def expected(count: int) -> Counter[tuple[int, str]]:
     return Counter((step, logged(step)) for step in range(count))
 
 
+def has_worker(spine: Spine) -> bool:
+    return any(backend.worker_pid for run in spine.status().runs for backend in run.backends)
+
+
 def kill_collector_and_worker(spine: Spine, seed: int) -> None:
     chance = random.Random(seed)
     trainer = spine.trainer(STEPS, PACE, SCRIPT)
@@ -63,7 +67,9 @@ def kill_collector_and_worker(spine: Spine, seed: int) -> None:
         if collector_pid(spine.home) is None:
             continue
         if victim == "worker":
-            spine.kill_worker()
+            until(lambda: has_worker(spine) or trainer.over, 60)
+            if has_worker(spine):
+                spine.kill_worker()
         else:
             spine.kill_collector()
     assert trainer.finish(60) == 0, trainer.errors.read_text()
