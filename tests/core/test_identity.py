@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import json
+import pickle
 import sys
 import threading
 import uuid
@@ -441,3 +443,26 @@ def test_a_forked_process_asks_nobody(home: Path, monkeypatch: pytest.MonkeyPatc
     assert "tracelet-asking" not in {thread.name for thread in threading.enumerate()}
     assert sys.modules
     assert not list(SpoolDirectory.under(home))
+
+
+def test_a_checkpoint_of_another_version_can_be_read(home: Path) -> None:
+    """A run that is pickled in one says what it knows by name; the rest has its defaults."""
+    plan = RunPlan("r", "n", "p", (BackendTarget("mlflow", "http://x", "/python"),), home, group="g", created=7.5)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    rebuild, (kind, said) = plan.__reduce__()
+    older = {name: value for name, value in said.items() if name not in ("group", "resumed", "carried")}
+    assert rebuild(kind, {**older, "of a later version": 1}) == RunPlan("r", "n", "p", plan.backends, home, created=7.5)
+
+
+def test_a_run_that_goes_on_finds_itself_in_its_checkpoint(here: Client, run_id: str) -> None:
+    """As a Lightning module that holds its run, saved by the process before and loaded by this one."""
+    done = here.run(
+        "import pickle\n"
+        f"with tracelet.start_logging(run_id={run_id!r}) as run: tell(pickle.dumps({{'run': run}}).hex())"
+    )
+    assert (done.code, done.err) == (0, "")
+    checkpoint = bytes.fromhex(done.told)
+    assert not pickle.loads(checkpoint)["run"].active
+    with tracelet.start_logging(run_id=run_id, resume="auto") as run:
+        assert pickle.loads(checkpoint)["run"] is run
+        assert copy.deepcopy({"run": run})["run"] is run
