@@ -70,9 +70,11 @@ class Processing:
         if self._over:
             return self._spool.claimed
         if self._lock.acquire(blocking=False):
+            self._holder = threading.get_ident()
             try:
                 self._advance(time.monotonic() + _SLICE)
             finally:
+                self._holder = 0
                 self._lock.release()
         return self._decided
 
@@ -87,6 +89,7 @@ class Processing:
         until = time.monotonic() + deadline
         # A processor, or a signal handler in the middle of one, may stop the run.
         if self._holder != threading.get_ident() and self._lock.acquire(timeout=deadline):
+            self._holder = threading.get_ident()
             try:
                 while self._decided < self._spool.claimed and time.monotonic() < until:
                     before = self._decided
@@ -94,6 +97,7 @@ class Processing:
                     if self._decided == before:
                         time.sleep(_POLL)  # a record that is being written
             finally:
+                self._holder = 0
                 self._lock.release()
 
     def finish(self, deadline: float) -> None:
@@ -112,22 +116,18 @@ class Processing:
         self._over = True
 
     def _advance(self, until: float) -> None:
-        self._holder = threading.get_ident()
-        try:
-            while time.monotonic() < until:
-                if not self._read:
-                    items = self._spool.look(self._at, _AT_ONCE, self._decoder)
-                    if not items:
-                        return
-                    self._at += len(items)
-                    self._read.extend(items)
-                item = self._read.popleft()
-                try:
-                    self._decide(item)
-                finally:
-                    self._decided = item.seq + 1
-        finally:
-            self._holder = 0
+        while time.monotonic() < until:
+            if not self._read:
+                items = self._spool.look(self._at, _AT_ONCE, self._decoder)
+                if not items:
+                    return
+                self._at += len(items)
+                self._read.extend(items)
+            item = self._read.popleft()
+            try:
+                self._decide(item)
+            finally:
+                self._decided = item.seq + 1
 
     def _decide(self, item: SpoolItem) -> None:
         point = self._point(item)
