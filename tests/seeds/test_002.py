@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.seeds.blocks import FOLDER, Ran, blocks, run
 from tests.support.spine import Spine
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 AT_A_USERS = {"TRACELET_RAISE_INTERNAL": ""}  # what fails inside of tracelet is swallowed
 # Below block 6: data for eight steps of training, validated twice.
