@@ -87,23 +87,19 @@ for batch in DataLoader(Numbers(), batch_size=5, num_workers=2): pass
 
 
 SPAWN = """
-import torch.distributed as dist, torch.multiprocessing as mp
+import torch, torch.distributed as dist, torch.multiprocessing as mp
 def train(rank, world, file):
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
-    if HOW == "first rank alone":
-        if rank == 0: tracelet.start_logging(exp_name=NAME)
-    else:
+    run = None
+    if rank == 0 or HOW != "first rank alone":
         run = tracelet.start_logging(exp_name=NAME)
         assert tracelet.get_active_experiment() is run
-    from torch.utils.tensorboard import SummaryWriter
-    writer = SummaryWriter(os.path.join(os.path.dirname(__file__), "runs", str(rank)))
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
     for step in range(5):
         loss = model(torch.full((1, 2), 1.0)).sum()
         loss.backward()
         dist.all_reduce(loss.detach())
-        writer.add_scalar("loss", step, step)
-    writer.close()
+        if run is not None: run.log_metric("loss", step, step)
     tracelet.stop_logging()
     dist.destroy_process_group()
 if __name__ == "__main__":
@@ -119,8 +115,7 @@ def test_spawned_ranks(shared: Client, how: str) -> None:
     """Ranks that `mp.spawn` starts, and that no launcher knows of: torch.distributed says which they are."""
     name = f"spawned, {how}"
     how, ranks = ("below a run", "all") if how == "all" else (how, "first")
-    text = f"HOW, NAME = {how!r}, {name!r}\nimport torch\n{SPAWN}"
-    done = shared.run(text, seconds=100, TRACELET_RANKS=ranks, **ALONE)
+    done = shared.run(f"HOW, NAME = {how!r}, {name!r}\n{SPAWN}", seconds=100, TRACELET_RANKS=ranks, **ALONE)
     assert (done.code, done.err) == (0, "")
     assert shared.status(name) == "finished"
     assert [run.name for run in read_offline(shared.home).runs].count(name) == 1
@@ -129,22 +124,29 @@ def test_spawned_ranks(shared: Client, how: str) -> None:
 
 
 RANK = """
-import os, sys
 import torch, torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
 dist.init_process_group("gloo")
-rank = dist.get_rank()
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
-writer = SummaryWriter("runs")
 for step in range(5):
     model(torch.full((1, 2), 1.0)).sum().backward()
-    writer.add_scalar("loss", step, step)
+    log("loss", step, step)
+dist.destroy_process_group()
+"""
+# As torchrun's users write it: the same on each rank.
+WITH_TRACELET = f"""{QUIET}
+import tracelet
+tracelet.start_logging(exp_name="ranks")
+log = tracelet.get_active_experiment().log_metric
+{RANK}
+tracelet.stop_logging()
+"""
+UNMODIFIED = f"""
+from torch.utils.tensorboard import SummaryWriter
+writer = SummaryWriter("runs")
+log = writer.add_scalar
+{RANK}
 writer.close()
 """
-# As torchrun's users write it: once at the start, once at the end, on each rank.
-WITH_TRACELET = (
-    f"{QUIET}import tracelet\nrun = tracelet.start_logging(exp_name='ranks')\n{RANK}tracelet.stop_logging()\n"
-)
 
 
 class Ranks:
@@ -157,7 +159,7 @@ class Ranks:
 
     def words(self, script: str, *options: str) -> list[str]:
         (self.folder / "train.py").write_text(script)
-        nodes = ["--nnodes", "1", "--nproc-per-node", "2", "--master-port", "0"]
+        nodes = ["--standalone", "--nproc-per-node", "2"]
         return ["torchrun", *nodes, *options, "train.py"]
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -207,8 +209,8 @@ def test_torchrun(ranks: Ranks, script: str, setting: str, names: list[str]) -> 
     [
         (WITH_TRACELET, "", ["loss"]),
         (WITH_TRACELET, "all", ["loss", "rank1/loss"]),
-        (RANK, "", ["loss", "rank1/loss"]),
-        (RANK, "first", ["loss"]),
+        (UNMODIFIED, "", ["loss", "rank1/loss"]),
+        (UNMODIFIED, "first", ["loss"]),
     ],
     ids=["start_logging", "start_logging, all", "unmodified", "unmodified, first"],
 )
@@ -222,7 +224,7 @@ def test_torchrun_under_tracelet_run(ranks: Ranks, script: str, setting: str, na
 
 def test_a_launcher_that_is_killed(ranks: Ranks) -> None:
     """`tracelet run torchrun`, while nobody but the ranks has recorded: the run is killed when the last of them is gone."""
-    script = RANK.replace("writer.close()", "writer.flush()\nimport time\ntime.sleep(100)\nos._exit(0)")
+    script = UNMODIFIED + "import time\ntime.sleep(100)\n"
     words = [TRACELET, "run", *ranks.words(script)]
     environment = os.environ | ranks.environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     environment["PATH"] = os.path.dirname(TRACELET) + os.pathsep + environment["PATH"]
