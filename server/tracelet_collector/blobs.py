@@ -130,6 +130,7 @@ class BlobStore:
                 self.changed.wait(min(stalls_in, until - now))
             if self.has(sha256, size):
                 self._under_way.pop(sha256, None)
+                self._forget(sha256)
                 return None
             self._forget_old()
             return self._open(sha256, size)
@@ -163,6 +164,8 @@ class BlobStore:
             NoRoom, OSError: it cannot be stored now.
         """
         if self.has(sha256, size):
+            with self.changed:
+                self._forget(sha256)
             return
         draft = self.drafts / f"{sha256}.{next(self._number)}"
         try:
@@ -191,6 +194,8 @@ class BlobStore:
             finally:
                 os.close(descriptor)
             self.publish(draft, sha256)
+            with self.changed:
+                self._forget(sha256)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -259,6 +264,11 @@ class BlobStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, NoRoom):
                 raise NoRoom(errno.ENOSPC, f"the disk of {self.root} is full") from error
             raise
+
+    def _forget(self, sha256: str) -> None:
+        """Remove what an upload left of content that is here now."""
+        if sha256 not in self._under_way:
+            (self.drafts / sha256).unlink(missing_ok=True)
 
     def _forget_old(self) -> None:
         """Remove what uploads left that nobody went on with."""

@@ -251,6 +251,28 @@ class TestStore:
         assert (tmp_path / "it").read_bytes() == data
         assert list(store.drafts.iterdir()) == []
 
+    def test_what_an_upload_left_goes_when_the_content_comes_otherwise(self, tmp_path: Path) -> None:
+        data = content(MIB, seed=53)
+        (tmp_path / "it").write_bytes(data)
+        store = BlobStore(tmp_path / "blobs")
+        with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+            upload.write(data[:CHUNK])
+        store.adopt(tmp_path / "it", digest(data), len(data))
+        assert list(store.drafts.iterdir()) == []
+        assert store.begin(digest(data), len(data)) is None
+
+    def test_an_adoption_beside_an_upload(self, tmp_path: Path) -> None:
+        data = content(MIB, seed=54)
+        (tmp_path / "it").write_bytes(data)
+        store = BlobStore(tmp_path / "blobs")
+        with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+            upload.write(data[:CHUNK])
+            store.adopt(tmp_path / "it", digest(data), len(data))
+            upload.write(data[CHUNK:])
+            upload.complete()
+        assert list(store.drafts.iterdir()) == []
+        assert blob_path(store.root, digest(data)).read_bytes() == data
+
     def test_from_another_file_system(self, tmp_path: Path) -> None:
         data = content(MIB, seed=51)
         shared_memory = Path("/dev/shm")

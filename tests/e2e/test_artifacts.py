@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.support.collector import CollectorProcess
 from tests.support.delivering import run_spec
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import until
+from tests.support.spine import Spine
 from tests.support.uploading import upload_file
 from tracelet.proto.v1 import records_pb2 as pb
 
@@ -105,6 +108,72 @@ def upload_and_deliver(home: Path, folder: Path, size: int, seed: int) -> tuple[
     assert hash_of(blobs[0]) == sha256
     assert store.run()["status"] == "FINISHED"
     return peaks
+
+
+# Logs a file, spoils it right after the call, and ends.
+SCRIPT = """
+import sys, tracelet
+path = sys.argv[1]
+with tracelet.start_logging(exp_name="artifacts", project="faults") as run:
+    run.log_artifact(path, "models/")
+    if len(sys.argv) > 2:
+        with open(path, "r+b") as file:
+            file.write(b"overwritten")
+    for step in range(100):
+        run.log_metric("loss", 1 / (step + 1), step)
+"""
+
+
+def log_and_kill(spine: Spine, size: int, seed: int, *more: str) -> None:
+    """The script's file, whose collector is killed twice while it comes, is in the store and in MLflow, once."""
+    luck = random.Random(seed)
+    file = spine.folder / "model.bin"
+    sha256 = make(file, size, seed)
+    (spine.folder / "train.py").write_text(SCRIPT)
+    partial = blobs_path(spine.home) / "partial" / sha256
+    with (spine.folder / "stderr").open("wb") as errors:
+        script = subprocess.Popen(
+            [sys.executable, "train.py", str(file), *more],
+            cwd=spine.folder,
+            env=os.environ | spine.environment,
+            stderr=errors,
+        )
+    try:
+        for part in sorted(luck.uniform(0.01, 0.5) for _ in range(2)):
+            wanted = round(part * size)
+            until(lambda wanted=wanted: size_of(partial) >= wanted or script.poll() is not None, 120)
+            if script.poll() is None and size_of(partial) >= 0:
+                spine.kill_collector()
+        assert script.wait(300) == 0, (spine.folder / "stderr").read_text()
+    finally:
+        script.kill()
+        script.wait(10)
+    (run,) = spine.settle(300).runs
+    assert (run.durable, run.dropped, run.status) == (101, 0, pb.RUN_STATUS_FINISHED)
+    blobs = [path for path in blobs_path(spine.home).rglob("*") if path.is_file()]
+    assert [path.name for path in blobs] == [sha256]
+    assert hash_of(blobs[0]) == sha256
+    root = MlflowStore(spine.database).artifacts()
+    assert [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()] == ["models/model.bin"]
+    assert hash_of(root / "models" / "model.bin") == sha256
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+@pytest.mark.timeout(180)
+def test_a_script_logs_a_file_and_spoils_it(spine: Spine) -> None:
+    log_and_kill(spine, 96 * MIB, 3, "spoil")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_torture_a_script_logs_1_gib(spine: Spine, torture_seed: int) -> None:
+    log_and_kill(spine, 1024 * MIB, torture_seed)
 
 
 @pytest.mark.timeout(180)
