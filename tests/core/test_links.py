@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tracelet_collector.exporters.base import Run
 from tracelet_collector.home import log_path
 from tracelet_collector.log.base import Append, Progress
 from tracelet_collector.log.sqlite import SqliteLog
@@ -18,10 +19,13 @@ import tracelet
 from tests.support.batches import opening, run_spec, writer_spec
 from tests.support.clients import Client
 from tests.support.collector import CollectorProcess
+from tests.support.exporting import Courier
+from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import until
 from tests.support.spine import Spine
 from tracelet.core import links
 from tracelet.core.links import Link, Links
+from tracelet.core.metrics import Metric
 from tracelet.core.plan import BackendTarget, RunPlan
 
 
@@ -71,6 +75,23 @@ def test_a_run_in_a_store(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None
     tracked = MlflowClient(link.target).get_run(link.run)
     assert tracked.data.tags["tracelet.run_id"] == run.id
     assert link.page == f"/#/experiments/{tracked.info.experiment_id}/runs/{link.run}"
+
+
+def test_the_exporter_says_it(tmp_path: Path) -> None:
+    from mlflow.entities import RunInfo
+    from tracelet_collector.exporters import mlflow
+
+    store = MlflowStore.fresh(tmp_path)
+    courier = Courier(mlflow.MlflowExporter, Run("r", "n", "p", store.uri, 1.0))
+    courier.deliver(Metric("a", 1.0, 1, 1.0))
+    said = courier.state["link"]
+    courier.state.pop("link")  # of a collector before
+    courier.deliver(Metric("a", 2.0, 2, 2.0))
+    assert courier.state["link"] == said
+    link = Link.read("mlflow", said)
+    assert (link.target, link.run) == (store.uri, courier.state["run"])
+    info = RunInfo("abc", "3", "me", "FINISHED", 1, 2, "active")
+    assert mlflow._link("http://127.0.0.1:5000/", info) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
 
 
 @pytest.fixture
