@@ -21,13 +21,14 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.spoolfile import BlobKind, SpoolBlob, SpoolDirectory, SpoolInfo, SpoolItem, SpoolReader, SpoolVoid
-from tracelet_collector.blobs import BlobStore, NoRoom
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
 from tracelet_collector.damaged import put_aside, put_aside_whole, strangers
 from tracelet_collector.feed import Feed, ImplausibleSpool, SpoolBlobs
 from tracelet_collector.follow import Follower
 from tracelet_collector.handshake import StreamKey, key_of
 from tracelet_collector.log.base import Log, LogFailed, StreamRow
+from tracelet_collector.partial import NoRoom
 from tracelet_collector.spools import NewerSpool, Spools, has_committed
 
 __all__ = ["Adopter"]

@@ -12,9 +12,10 @@ from typing import Final
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.spoolfile import SpoolBlob, SpoolDirectory, SpoolItem, SpoolLost, SpoolPoint
-from tracelet_collector.blobs import BlobDamaged, BlobStore
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer, Outcome, Pending
 from tracelet_collector.log.base import Append, LogFailed, StreamRow
+from tracelet_collector.partial import BlobDamaged
 
 __all__ = ["Feed", "ImplausibleSpool", "SpoolBlobs"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tracelet_collector.blobs import BlobBusy, BlobDamaged, BlobStore, NoRoom, blob_path
+from tracelet_collector.blobs import BlobStore, blob_path
+from tracelet_collector.partial import BlobBusy, BlobDamaged, NoRoom
 
 from tests.support.batches import batch, run_spec, writer_spec
 from tests.support.collector import CollectorProcess
