@@ -35,7 +35,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not torture" $(ARGS)
 
-## make torture      the long fault tests, their table in build/torture.md; TRACELET_TORTURE_SEED repeats a run
+## make torture      the long fault tests, their table in build/torture.md; TRACELET_TORTURE_SEED repeats a run, TRACELET_TORTURE_ROUNDS=3 is shorter
 torture: $(VENV)/.dev
 	@export TRACELET_TORTURE_SEED=$${TRACELET_TORTURE_SEED:-$$(( RANDOM * 32768 + RANDOM ))}; \
 	echo "seed: $$TRACELET_TORTURE_SEED (make torture TRACELET_TORTURE_SEED=$$TRACELET_TORTURE_SEED repeats this run)"; \

@@ -22,6 +22,20 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """TRACELET_TORTURE_ROUNDS=3: the first three rounds of each torture test that has rounds."""
+    rounds = int(os.environ.get("TRACELET_TORTURE_ROUNDS") or 0)
+    if not rounds:
+        return
+    kept, left = [], []
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {}).values()
+        late = any(type(value) is int and value >= rounds for value in values)
+        (left if late and item.get_closest_marker("torture") else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def _faults_of_ours_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard re-raises what it would swallow, and says again what it said in another test."""

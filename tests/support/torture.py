@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -88,7 +89,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True)
     args = parser.parse_args()
     machine = describe(_ROOT, ("torch", "grpcio", "mlflow"))
-    extra = f' ARGS="{args.arguments}"' if args.arguments else ""
+    rounds = os.environ.get("TRACELET_TORTURE_ROUNDS")
+    extra = f" TRACELET_TORTURE_ROUNDS={rounds}" if rounds else ""
+    extra += f' ARGS="{args.arguments}"' if args.arguments else ""
     lines = [
         f"`make torture TRACELET_TORTURE_SEED={args.seed}{extra}`",
         "",
