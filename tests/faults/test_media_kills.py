@@ -103,5 +103,5 @@ def test_the_trainer(spine: Spine) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", range(25))
 def test_torture(spine: Spine, torture_seed: int, number: int) -> None:
-    """Fifty kills and more, at moments that the seed chooses."""
+    """Pictures, through to MLflow: the collector and the worker are killed, or the trainer."""
     (kill_trainer if number % 5 == 4 else kill_collector_and_worker)(spine, torture_seed + number)

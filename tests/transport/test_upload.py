@@ -354,4 +354,5 @@ def test_an_artifact_while_its_collector_is_killed(home: Path, tmp_path: Path) -
 @pytest.mark.torture
 @pytest.mark.timeout(600)
 def test_torture_a_gibibyte_while_its_collector_is_killed(home: Path, tmp_path: Path) -> None:
+    """A file of 1 GiB on its way to the collector, which is killed in the middle, three times."""
     killed_in_the_middle(home, tmp_path, 1 << 30, 3)
