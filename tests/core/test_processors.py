@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 import time
 import uuid
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 import tracelet
 from tests.support.clients import Client, client
-from tests.support.processes import until
+from tests.support.processes import collector_pid, until
 from tests.support.spool_points import points as spooled
 from tests.support.stage import Scene, Stage
 from tracelet.core.experiment import Experiment, RunPlan
@@ -280,6 +282,48 @@ class TestFaults:
         values = {point.value for point in spooled(home)}
         assert values == {1.0}
         spool.close(remove=True)
+
+
+STRESS = """
+from dataclasses import replace
+seen = []
+def processor(point):
+    seen.append((point.name, point.step))
+    return [point, None, replace(point, value=-point.value), [point, replace(point, name="added")]][point.step % 4]
+run = tracelet.start_logging(exp_name="stress")
+run.add_processor(processor)
+def work(name):
+    for step in range(3000):
+        run.log_metric(name, step, step)
+        if step % 1000 == 0:
+            time.sleep(0.3)  # over several of the sender's looks
+threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+for thread in threads: thread.start()
+tell("started")
+for thread in threads: thread.join()
+tracelet.stop_logging()
+tell([len(seen), len(set(seen))])
+"""
+
+
+@pytest.mark.faults
+def test_a_collector_that_is_killed_while_they_run(home: Path, tmp_path: Path) -> None:
+    here = Client(home, tmp_path)
+    script = here.start(STRESS, TRACELET_STOP_TIMEOUT="60")
+    script.until_told()
+    for _ in range(2):
+        killed = until(lambda: collector_pid(home))
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: collector_pid(home) not in (None, killed) or script.process.poll() is not None)
+    done = script.finish()
+    assert (done.code, done.err, done.told) == (0, "", [9000, 9000])
+    assert here.status("stress") == "finished"
+    for name in "abc":
+        found = sorted(here.points("stress", name))
+        assert found == [
+            (step, -float(step) if step % 4 == 2 else float(step)) for step in range(3000) if step % 4 != 1
+        ]
+    assert len(here.points("stress", "added")) == 3 * 750
 
 
 KILLED = """

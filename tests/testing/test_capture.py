@@ -146,6 +146,17 @@ class TestWhatIsCaptured:
         assert (media.kind, media.step, media.content) == ("text", 3, b"x" * size)
         assert cap.media("other") == cap.points() == []
 
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    def test_artifacts_with_their_content(self, tmp_path: Path, size: int) -> None:
+        (tmp_path / "model.bin").write_bytes(b"1" * size)
+        with capture() as cap:
+            run = tracelet.start_logging()
+            run.log_artifact(tmp_path / "model.bin")
+            (tmp_path / "model.bin").write_bytes(b"2" * size)
+            run.log_artifact(tmp_path / "model.bin")
+        assert list(cap.artifacts) == ["model.bin"]
+        assert cap.artifacts["model.bin"].content == b"2" * size
+
     def test_processors_are_applied(self) -> None:
         with capture() as cap:
             run = tracelet.start_logging()
