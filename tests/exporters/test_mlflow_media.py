@@ -422,6 +422,12 @@ class TestRun:
         courier_to(store, "p").deliver(Metric("m", 1.0, 0, T0))
         assert self.parent_of(store, "run child") == self.id_of(store, "run p")
 
+    def test_nobody_is_their_own_parent(self, store: MlflowStore) -> None:
+        courier = courier_to(store, "p", parent="p")
+        courier.deliver(Metric("m", 1.0, 0, T0))
+        courier.deliver(RunEnd(RunStatus.FINISHED, "", T0))
+        assert self.parent_of(store, "run p") is None
+
     def test_a_parent_of_another_project(self, store: MlflowStore) -> None:
         parent = courier_to(store, "p")
         parent.run = Run("p", "run p", "another project", store.uri, T0)

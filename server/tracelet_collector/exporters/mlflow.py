@@ -117,7 +117,7 @@ class MlflowExporter:
 
     def _look_for_parent(self, client: MlflowClient, run: Run, plan: Plan) -> None:
         """Tell MLflow of the parent, once it is there; before that, look for it now and then, and when the run ends."""
-        if not run.parent or plan.state.get("parent"):
+        if run.parent in ("", run.run_id) or plan.state.get("parent"):
             return
         now = time.monotonic()
         if now < self._looked_for_parent.get(run.run_id, 0.0) + _PARENT_EVERY and plan.end is None:
@@ -131,7 +131,7 @@ class MlflowExporter:
 def _adopt_children(client: MlflowClient, run: Run, tracked: str) -> None:
     """Runs that came before this one, their parent, did not find it."""
     for child in _search(client, _PARENT_TAG, run.run_id):
-        if child.data.tags.get(_MLFLOW_PARENT_TAG) != tracked:
+        if child.info.run_id != tracked and child.data.tags.get(_MLFLOW_PARENT_TAG) != tracked:
             client.set_tag(child.info.run_id, _MLFLOW_PARENT_TAG, tracked)
 
 
