@@ -173,6 +173,7 @@ def test_a_script_logs_a_file_and_spoils_it(spine: Spine) -> None:
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 def test_torture_a_script_logs_1_gib(spine: Spine, torture_seed: int) -> None:
+    """A script logs a file of 1 GiB; kill -9 of the collector, twice, while it comes: one intact copy."""
     """A script logs a file of 1 GiB; the collector is killed in the middle: one intact copy in MLflow."""
     log_and_kill(spine, 1024 * MIB, torture_seed)
 
@@ -185,6 +186,7 @@ def test_an_artifact_of_64_mib(home: Path, tmp_path: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 def test_torture_an_artifact_of_1_gib(home: Path, tmp_path: Path, torture_seed: int) -> None:
+    """An upload of 1 GiB; kill -9 of the collector in the middle of it, twice, and of its delivery: one intact copy."""
     """A file of 1 GiB is never in the memory of those that it passes through."""
     for peak in upload_and_deliver(home, tmp_path, 1024 * MIB, torture_seed):
         assert peak < 700 * MIB, "the content was never in the memory"
