@@ -83,7 +83,7 @@ def table(found: list[Row]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("junit", type=Path, help="what pytest --junitxml wrote")
+    parser.add_argument("junit", type=Path, nargs="+", help="what pytest --junitxml wrote, in one or several parts")
     parser.add_argument("--seed", required=True)
     parser.add_argument("--arguments", default="", help="those that pytest was given (ARGS)")
     parser.add_argument("--into", type=Path, required=True)
@@ -95,7 +95,7 @@ def main() -> None:
     lines = [
         f"`make torture TRACELET_TORTURE_SEED={args.seed}{extra}`",
         "",
-        *table(rows(args.junit)),
+        *table([row for part in args.junit for row in rows(part)]),
         "",
         ", ".join(f"{name} {value}" for name, value in machine.items()) + ".",
         "",
