@@ -55,6 +55,15 @@ def test_files_of_all_sizes_as_they_were_at_the_call(home: Path, tmp_path: Path)
     assert not list(home.rglob("*.draft"))
 
 
+def test_files_of_proc_which_say_that_they_are_empty(home: Path) -> None:
+    with runs.running(home) as run:
+        run.log_artifact("/proc/self/status")
+        run.log_artifact("/proc/kallsyms")
+    found = dict(kept(home))
+    assert found["status"].startswith(b"Name:")
+    assert len(found["kallsyms"]) > 4096
+
+
 def test_type_metadata_and_media_type(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")

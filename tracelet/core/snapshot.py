@@ -21,6 +21,7 @@ __all__ = ["NoFile", "Signature", "Snapshot"]
 _FICLONE: Final = 0x40049409
 _SMALL: Final = 4 * 1024  # travels in its record
 _CHUNK: Final = 1024 * 1024
+_MOST_UNSIZED: Final = 64 * 1024 * 1024
 
 Signature = tuple[int, int, int]
 
@@ -79,11 +80,15 @@ class Snapshot:
         self._open.close()
 
     def finish(self) -> bytes | BlobRef:
-        """The content: small content itself, other content as the spool keeps it, for one record.
+        """The content: itself, or as the spool keeps it, for one record.
 
         Raises:
             OSError: it cannot be read, or there is no room.
         """
+        if not self.size:
+            # Empty, or a file of /proc, which says so of itself.
+            with open(self._file, "rb", closefd=False) as file:
+                return file.read(_MOST_UNSIZED)
         if self.size <= _SMALL:
             return os.pread(self._file, self.size, 0)
         if self._draft is None:
