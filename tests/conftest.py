@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mlflow_store import MlflowStore
-from tests.support.processes import mounted, stop_collector
+from tests.support.processes import end_all_of, mounted, stop_collector
 from tests.support.spine import Spine
 
 # Under nohup a hangup is ignored, and every process that a test starts would inherit that.
@@ -55,6 +55,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TRACELET_HOME", str(path))
     yield path
     stop_collector(path)
+    end_all_of(path)
     shutil.rmtree(path, ignore_errors=True)
 
 
