@@ -10,6 +10,7 @@ from tracelet_collector.log.schema import open_reader
 from tracelet_collector.status import read_offline
 
 from tests.support.clients import Client, Done
+from tests.support.commands import TRACELET
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as pb
 
@@ -237,3 +238,22 @@ tell([run.id, submit(SLURM_JOB_ID="4711"), submit()])
     assert job[0] != run_id
     assert job[1]
     assert child[:2] == [run_id, False]
+
+
+def test_tracelet_run_below_a_run_is_a_run_of_its_own(shared: Client) -> None:
+    """It finds nothing that the script left for its children."""
+    done = shared.run(
+        f"""
+import subprocess
+run = tracelet.start_logging(exp_name="starts a launcher")
+show = "import json, os, sys; json.dump({{k: v for k, v in os.environ.items() if k.startswith('TRACELET_RUN_')}}, sys.stderr)"
+words = [{TRACELET!r}, "run", "-c", show]
+told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stderr)
+tell([run.id, os.getpid(), told])
+"""
+    )
+    assert (done.code, done.err) == (0, "")
+    run_id, pid, told = done.told
+    assert told["TRACELET_RUN_ID"] not in ("", run_id)
+    assert told["TRACELET_RUN_OWNER"] not in ("", str(pid))
+    assert not {"TRACELET_RUN_HOME", "TRACELET_RUN_JOB"} & told.keys()
