@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -311,10 +312,14 @@ def test_a_collector_that_is_killed_while_they_run(home: Path, tmp_path: Path) -
     here = Client(home, tmp_path)
     script = here.start(STRESS, TRACELET_STOP_TIMEOUT="60")
     script.until_told()
+
+    def another_than(killed: int) -> bool:
+        return collector_pid(home) not in (None, killed) or script.process.poll() is not None
+
     for _ in range(2):
-        killed = until(lambda: collector_pid(home))
-        os.kill(killed, signal.SIGKILL)
-        until(lambda: collector_pid(home) not in (None, killed) or script.process.poll() is not None)
+        pid = until(lambda: collector_pid(home))
+        os.kill(pid, signal.SIGKILL)
+        until(partial(another_than, pid))
     done = script.finish()
     assert (done.code, done.err, done.told) == (0, "", [9000, 9000])
     assert here.status("stress") == "finished"

@@ -168,7 +168,7 @@ class Sender:
         there: set[str] = set()
         sent = spool.taken
         start = spool.rewind(position)
-        if position > sent:
+        if position > sent and not self._finishing.is_set():  # at the end, the spool may have been given up on purpose
             come_back(spool, position)
         if start > position:
             # Acked once, and forgotten by the collector since (its log was removed): said, not skipped.
