@@ -113,6 +113,27 @@ def test_a_folder_with_all_that_is_in_it(home: Path, tmp_path: Path, capfd: pyte
     assert "loop is a folder that is recorded already" in said
 
 
+def test_a_folder_around_the_home_is_logged_without_the_home(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (home / "credentials").mkdir(parents=True)
+    (home / "credentials/mlflow.json").write_text("secret")
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "also").symlink_to(home)
+    with runs.running(home) as run:
+        run.log_artifact(tmp_path, ".")
+        run.log_artifact(home)
+    assert kept(home) == [("a.txt", b"a")]
+    assert "is tracelet's home: it is left out" in capfd.readouterr().err
+
+
+def test_a_path_may_be_bytes(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with runs.running(home) as run:
+        run.log_artifact(os.fsencode(tmp_path / "a.txt"), "as/")  # type: ignore[arg-type]
+    assert kept(home) == [("as/a.txt", b"a")]
+
+
 def _below(prefix: str, names: list[str]) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
 
@@ -184,6 +205,7 @@ def test_the_same_path_again_is_another_record(home: Path, tmp_path: Path) -> No
 
 WRONG = {
     "missing": ("nothing.txt", "No such file"),
+    "no path": ("", "No such file"),
     "a socket": ("/dev/null", "it is no file"),
     "through a file": ("/etc/passwd/x", "Not a directory"),
 }

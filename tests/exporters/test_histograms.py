@@ -57,6 +57,11 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert not {"min", "max"} & found.keys()
 
 
+def test_of_values_that_are_not_finite_there_is_no_deviation() -> None:
+    content = '{"min": NaN, "max": NaN, "num": 3, "sum": NaN, "sum_squares": NaN, "bucket_limit": [1], "bucket": [3]}'
+    assert not {"mean", "std"} & summary(content.encode()).keys()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"min": "x"}', b"\xff"])
 def test_what_is_no_histogram(content: bytes) -> None:
     with pytest.raises(ValueError, match="no histogram"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from tracelet.guard import say
@@ -45,8 +45,12 @@ def artifact_path(given: str) -> str:
     return "/".join(parts)
 
 
-def files_below(root: str) -> Iterator[tuple[str, str]]:
+def files_below(root: str, home: Path) -> Iterator[tuple[str, str]]:
     """The files of a folder and of the folders in it, by name. Links are followed; a folder is visited once.
+
+    Args:
+        root: the folder.
+        home: tracelet's own, with credentials in it, and what is recorded just now: it is left out.
 
     Yields:
         The path below the folder, and the whole path. What is no file (a socket, a FIFO, a device) and what cannot be read is
@@ -63,6 +67,9 @@ def files_below(root: str) -> Iterator[tuple[str, str]]:
                 say(f"{folder} is a folder that is recorded already: it is left out")
                 continue
             visited.add((found.st_dev, found.st_ino))
+            if home.exists() and os.path.samestat(found, home.stat()):
+                say(f"{folder} is tracelet's home: it is left out")
+                continue
             with os.scandir(folder) as entries:
                 there = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:

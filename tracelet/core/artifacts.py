@@ -8,12 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal
 
 from tracelet.core.artifactpaths import artifact_path, files_below
 from tracelet.core.logbook import Recording
 from tracelet.core.metrics import MetaValue
+from tracelet.core.plan import RunPlan
 from tracelet.core.snapshot import Signature, Snapshot
 from tracelet.core.values import as_meta
 from tracelet.guard import Guard, say
@@ -34,6 +36,7 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 class ArtifactLog(Recording):
     """The part of an `Experiment`'s interface that is about files."""
 
+    plan: RunPlan
     _forked: bool
 
     def log_artifact(
@@ -51,7 +54,8 @@ class ArtifactLog(Recording):
         system can (XFS, Btrfs, …), else copied, in the call. A file of more than 256 MiB that cannot be cloned is copied by a
         thread: it may be deleted or replaced meanwhile, but not written to (that is said). Stopping the run waits for that.
 
-        Links are followed, and each folder is visited once; empty folders, sockets and devices are left out.
+        Links are followed, and each folder is visited once; empty folders, sockets, devices and tracelet's own home are left
+        out.
 
         Args:
             path: the file or folder.
@@ -72,7 +76,7 @@ class ArtifactLog(Recording):
             said = as_meta(metadata or {})
             if type is not None:
                 said["type"] = str(type)
-            wanted = _Wanted(os.fspath(path), name, said)
+            wanted = _Wanted(os.fsdecode(path), name, said, self.plan.home)
             files = self._of_this_process()
             files.take(wanted)
             if policy == "live":
@@ -94,8 +98,9 @@ class ArtifactLog(Recording):
 class _Wanted:
     """What one call wants: a file, or the files of a folder. Remembers what they were when they were last kept."""
 
-    def __init__(self, path: str, name: str | None, metadata: dict[str, MetaValue]) -> None:
-        self.path = os.path.abspath(path)
+    def __init__(self, path: str, name: str | None, metadata: dict[str, MetaValue], home: Path) -> None:
+        self.path = os.path.abspath(path) if path else ""  # which is no file; the working directory is "."
+        self._home = home
         self.metadata = metadata
         self.seen: dict[str, Signature] = {}
         own = os.path.basename(self.path)
@@ -105,7 +110,7 @@ class _Wanted:
         """Path in the run and path of each file."""
         if os.path.isdir(self.path):
             prefix = "" if self.name in ("", ".", "./") else f"{self.name}/"
-            return [(prefix + below, path) for below, path in files_below(self.path)]
+            return [(prefix + below, path) for below, path in files_below(self.path, self._home)]
         return [(self.name, self.path)]
 
 

@@ -35,7 +35,7 @@ def summary(content: bytes) -> Mapping[str, float]:
     mean = total / count
     found: dict[str, Any] = {
         "mean": mean,
-        "std": math.sqrt(max(0.0, squares / count - mean * mean)),
+        "std": math.sqrt(max(squares / count - mean * mean, 0.0)),  # in this order nan stays nan
         "min": low,
         "max": high,
     }
