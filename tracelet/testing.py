@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tracelet import exits, lifetime
-from tracelet.core import active, captive
+from tracelet.core import active, captive, processes
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import Artifact, BlobRef, Media, Metric, Params, Record, RunStatus, Tags
 from tracelet.core.options import Options
@@ -127,6 +127,8 @@ class Captured:
 
     def _isolate(self, captor: captive.Captor) -> None:
         environment = {name: value for name, value in os.environ.items() if name.startswith("TRACELET_")}
+        given = processes.set_aside()
+        self._undo.append(lambda: processes.put_back(given))
         self._undo.append(lambda: _restore(environment))
         for name in environment.keys() - set(_KEPT):
             del os.environ[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -208,6 +209,39 @@ class TestFaults:
         (line,) = capfd.readouterr().err.splitlines()
         assert "processor" in line
         assert "failed (RuntimeError: no odd steps); such points are sent as they were logged" in line
+
+    def test_one_that_would_exit_costs_a_line(self, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        def processor(point: Metric) -> Metric:
+            sys.exit("the second\nline")
+
+        with Stage(home) as stage, running(home) as run:
+            run.add_processor(processor)
+            run.log_metric("a", 1, 1)
+            until(lambda: arrived(stage) == [("a", 1, 1.0)], 30, "the sender lives")
+            run.log_metric("a", 2, 2)
+            assert run.stop(RunStatus.FINISHED, "", 30.0).durable
+            assert arrived(stage) == [("a", 1, 1.0), ("a", 2, 2.0)]
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "failed (SystemExit: the second line)" in line
+
+    def test_what_a_signal_handler_raises_in_one_is_not_its_fault(self, home: Path) -> None:
+        def handler(*_: object) -> None:
+            sys.exit(3)
+
+        def processor(point: Metric) -> Metric:
+            signal.raise_signal(signal.SIGUSR1)
+            return point
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            with running(home, carried=False) as run:
+                run.add_processor(processor)
+                run.log_metric("a", 1, 1)
+                with pytest.raises(SystemExit):
+                    run.process()
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
     @pytest.mark.parametrize(
         "made",

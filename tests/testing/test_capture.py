@@ -294,8 +294,7 @@ class TestApart:
     def test_a_run_outside_goes_on_behind_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         home = tmp_path / "outside"
         script = f"""
-import threading
-from pathlib import Path
+import os
 from torch.utils.tensorboard import SummaryWriter
 import tracelet.testing
 run = tracelet.start_logging(exp_name="outside")
@@ -306,7 +305,9 @@ with tracelet.testing.capture() as cap:
 assert cap.names == ["inside"], cap.names
 writer.add_scalar("after", 1, 1)
 assert tracelet.get_active_experiment() is run
+assert os.environ["TRACELET_RUN_ID"] == run.id
 tracelet.stop_logging()
+assert not os.environ.get("TRACELET_RUN_ID")  # what is started now must not join the run
 """
         outside = Client(home, tmp_path)
         try:

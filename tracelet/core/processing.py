@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 from tracelet.core.metrics import Metric
 from tracelet.core.recorder import Recorder
 from tracelet.core.values import as_float, as_meta, as_step
-from tracelet.guard import say
+from tracelet.guard import in_a_line, is_users, say
 from tracelet.spoolfile import BlobKind, SlotDecoder, SpoolBlob, SpoolItem, SpoolPoint
 
 __all__ = ["Processing", "Processor"]
@@ -169,10 +169,12 @@ def _apply(processor: Processor, point: Metric) -> list[Metric]:
         if isinstance(made, Metric):
             return [_checked(made, point)]
         return [_checked(each, point) for each in made]
-    except Exception as error:  # the user's, on a thread of ours: the point is not to be lost by it
+    except (Exception, SystemExit) as error:  # the point is not to be lost by it, nor our thread
+        if is_users(error):
+            raise
         name = getattr(processor, "__qualname__", type(processor).__qualname__)
         say(
-            f"processor {name} failed ({type(error).__name__}: {error}); such points are sent as they were logged",
+            f"processor {name} failed ({in_a_line(error)}); such points are sent as they were logged",
             key=f"processor {id(processor)} failed",
         )
         return [point]
