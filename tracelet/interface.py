@@ -56,6 +56,7 @@ _BEGUN_WITH: Final[Mapping[str, str]] = {
     "notes": "notes",
 }
 _silenced: Experiment | None = None  # the run of a rank that records nothing
+_disabled: Experiment | None = None  # the run of `mode="disabled"`, until it is stopped
 
 
 def start_logging(
@@ -130,6 +131,7 @@ def start_logging(
     given = {name for name, value in {**arguments, "api_key": api_key, "url": backend_url}.items() if value is not None}
     if options.disabled:
         return _silent(options)
+    _forget_disabled()
     place = as_asked(take_place(options), run_id)
     if place.silent:
         return _silent_rank(options, place)
@@ -197,6 +199,7 @@ def stop_logging(wait: str | float | None = None) -> None:
     seconds = 0.0 if wait is None else checks.seconds(wait)
     run = active.current()
     if run is None:
+        _forget_disabled()
         return
     until = time.monotonic() + seconds
     try:
@@ -210,9 +213,11 @@ def stop_logging(wait: str | float | None = None) -> None:
 
 
 def get_active_experiment() -> Experiment | None:
-    """The run that a metric logged here and now would belong to, or None."""
+    """The run that a metric logged here and now would belong to, or None. A disabled one records nothing, but is there."""
     run = active.current()
-    return run if run is not None and (run.active or run is _silenced) else None
+    if run is None:
+        return _disabled
+    return run if run.active or run is _silenced else None
 
 
 def begin_under_launcher() -> None:
@@ -366,10 +371,18 @@ def _silent_rank(options: Options, place: Place) -> Experiment:
 
 
 def _silent(options: Options) -> Experiment:
+    global _disabled
     from tracelet import frameworks
 
     if (before := active.superseded()) is not None:
         lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
     run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
     frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    run.on_leave = _forget_disabled
+    _disabled = run
     return run
+
+
+def _forget_disabled(*_: object) -> None:
+    global _disabled
+    _disabled = None

@@ -349,6 +349,7 @@ before = set(threading.enumerate())
 run = tracelet.start_logging(CALL)
 import tensorboard_stub
 run.log_metric("a", 1, 1); run.log_params({"a": 1}); run.set_tags(["x"]); run.add_processor(lambda m: m)
+assert tracelet.get_active_experiment() is run  # what is called on it must work, and do nothing
 with run: run.log_metric("a", 2, 2)
 assert (run.url, run.links(wait=5), run.active) == (None, {}, False)
 assert tracelet.get_active_experiment() is None

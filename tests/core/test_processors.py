@@ -461,6 +461,11 @@ class TestSmoothing:
         with pytest.raises(ConfigurationError, match="window="):
             smooth(window)
 
+    @pytest.mark.parametrize("names", [5, "", [5], ["loss", ""]])
+    def test_names_that_make_no_sense(self, names: Any) -> None:
+        with pytest.raises(ConfigurationError, match="names="):
+            smooth(2, names)
+
     def test_each_metric_by_itself(self, home: Path) -> None:
         with Stage(home) as stage, running(home) as run:
             run.add_processor(smooth(5))
