@@ -14,12 +14,26 @@ from pathlib import Path
 import pytest
 
 from tests.support.mlflow_store import MlflowStore
-from tests.support.processes import mounted, stop_collector
+from tests.support.processes import end_all_of, mounted, stop_collector
 from tests.support.spine import Spine
 
 # Under nohup a hangup is ignored, and every process that a test starts would inherit that.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """TRACELET_TORTURE_ROUNDS=3: the first three rounds of each torture test that has rounds."""
+    rounds = int(os.environ.get("TRACELET_TORTURE_ROUNDS") or 0)
+    if not rounds:
+        return
+    kept, left = [], []
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {}).values()
+        late = any(type(value) is int and value >= rounds for value in values)
+        (left if late and item.get_closest_marker("torture") else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +55,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TRACELET_HOME", str(path))
     yield path
     stop_collector(path)
+    end_all_of(path)
     shutil.rmtree(path, ignore_errors=True)
 
 

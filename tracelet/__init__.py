@@ -13,18 +13,33 @@ from typing import TYPE_CHECKING, Any
 from tracelet.version import __version__
 
 if TYPE_CHECKING:
+    from tracelet import testing
     from tracelet.core.experiment import Experiment
-    from tracelet.core.metrics import MetricType
+    from tracelet.core.metrics import Metric, MetricType
+    from tracelet.core.smoothing import smooth
     from tracelet.interface import get_active_experiment, start_logging, stop_logging
 
-__all__ = ["Experiment", "MetricType", "__version__", "get_active_experiment", "start_logging", "stop_logging"]
+__all__ = [
+    "Experiment",
+    "Metric",
+    "MetricType",
+    "__version__",
+    "get_active_experiment",
+    "smooth",
+    "start_logging",
+    "stop_logging",
+    "testing",
+]
 
 _HOMES = {
     "Experiment": "tracelet.core.experiment",
+    "Metric": "tracelet.core.metrics",
     "MetricType": "tracelet.core.metrics",
     "get_active_experiment": "tracelet.interface",
+    "smooth": "tracelet.core.smoothing",
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",
+    "testing": "tracelet.testing",
 }
 
 
@@ -32,7 +47,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         import importlib
 
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        module = importlib.import_module(_HOMES[name])
+        value = module if name == "testing" else getattr(module, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'tracelet' has no attribute {name!r}")

@@ -12,7 +12,7 @@ import traceback
 from types import CodeType, TracebackType
 from typing import Any
 
-__all__ = ["Guard", "guard", "say", "swallow"]
+__all__ = ["Guard", "guard", "in_a_line", "is_users", "say", "swallow"]
 
 _said: dict[str, object] = {}
 
@@ -35,11 +35,16 @@ def swallow(what: str, error: BaseException) -> None:
         BaseException: the error itself, when it is the user's after all: a signal handler of theirs that ran in the middle of
             our code raised it. Or when TRACELET_RAISE_INTERNAL is 1, as in our own tests.
     """
-    if os.environ.get("TRACELET_RAISE_INTERNAL") == "1" or _is_users(error):
+    if os.environ.get("TRACELET_RAISE_INTERNAL") == "1" or is_users(error):
         raise error
     if os.environ.get("TRACELET_DEBUG") == "1":
         say("".join(traceback.format_exception(error)), key=f"{what} {error!r}")
-    say(f"{what} failed ({type(error).__name__}: {error}); your script goes on without it", key=what)
+    say(f"{what} failed ({in_a_line(error)}); your script goes on without it", key=what)
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error's kind and message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class Guard:
@@ -56,7 +61,7 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception) or _is_users(error):
+        if not isinstance(error, Exception) or is_users(error):
             return False
         swallow(self._what, error)
         return True
@@ -71,8 +76,8 @@ def guard(what: str) -> Guard:
     return Guard(what)
 
 
-def _is_users(error: BaseException) -> bool:
-    """Whether a signal handler raised it: then it passed through our code by chance, on its way to the user's."""
+def is_users(error: BaseException) -> bool:
+    """Whether a signal handler raised an error: then it passed through our code by chance, on its way to the user's."""
     handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while trace is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tracelet import checks, exits, lifetime
-from tracelet.core import active, identity, targets
+from tracelet.core import active, captive, identity, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
@@ -56,6 +56,7 @@ _BEGUN_WITH: Final[Mapping[str, str]] = {
     "notes": "notes",
 }
 _silenced: Experiment | None = None  # the run of a rank that records nothing
+_disabled: Experiment | None = None  # the run of `mode="disabled"`, until it is stopped
 
 
 def start_logging(
@@ -124,38 +125,48 @@ def start_logging(
     options = options.override(**arguments, disabled=checks.disabled(mode))
     checks.plain(options, config)
     checks.identity(options, run_id, resume, (active.superseded(), _launched))
+    captor = captive.captor()
+    if captor is not None:
+        options = replace(options, disabled=mode is not None)
     given = {name for name, value in {**arguments, "api_key": api_key, "url": backend_url}.items() if value is not None}
     if options.disabled:
         return _silent(options)
+    _forget_disabled()
     place = as_asked(take_place(options), run_id)
     if place.silent:
         return _silent_rank(options, place)
-    if _launched is None and (place.joins or run_is_ours()):
+    if captor is None and _launched is None and (run_is_ours() or (place.joins and home_above() is None)):
         begin_under_launcher()  # a process below it that has imported nothing which is intercepted
-    fits = _launched is not None and (_launched.id == place.run_id if place.joins else _launched.is_owner)
+    fits = (
+        captor is None
+        and _launched is not None
+        and (_launched.id == place.run_id if place.joins else _launched.is_owner)
+    )
     if _launched is not None and _launched.active and not _adopted and fits and run_id in (None, _launched.id):
         if settings is not None:
             given |= settings.model_fields_set
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     if place.joins:
         return _join(options, place, given, backend_url, api_key, config)
-    home = usable_home(options.home)
+    home = usable_home(options.home) if captor is None else captor.home
     begun = None
     if run_id is not None:
         begun = identity.find(home, run_id, resume) if place.owner else identity.recall(home, run_id)
     given |= named
     kinds = options.backend if begun is None or "backend" in given else tuple(each.kind for each in begun.backends)
-    backends = targets.resolve(kinds, home, backend_url, api_key)
+    backends = targets.resolve(kinds, home, backend_url, api_key) if captor is None else ()
     plan = _plan(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
     if place.parent and parent is None:
         plan = replace(plan, parent=place.parent)
-    plan = replace(plan, rank_label=place.rank_label)
+    plan = replace(plan, rank_label=place.rank_label, carried=captor is None)
+    if begun is None and run_id is not None and place.owner:
+        begun = identity.take(plan, resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
-    elif run_id is not None and place.owner:
-        identity.take(plan)
-    _make_way(run_id)
+    _make_way(_launched if run_id else None, captor.stand_in if captor else None, run_id)
     run = Experiment(plan)
+    if captor is not None:
+        captor.runs.append(run)
     run.began_during = exits.under_way()
     try:
         run.begin()
@@ -188,6 +199,7 @@ def stop_logging(wait: str | float | None = None) -> None:
     seconds = 0.0 if wait is None else checks.seconds(wait)
     run = active.current()
     if run is None:
+        _forget_disabled()
         return
     until = time.monotonic() + seconds
     try:
@@ -201,9 +213,11 @@ def stop_logging(wait: str | float | None = None) -> None:
 
 
 def get_active_experiment() -> Experiment | None:
-    """The run that a metric logged here and now would belong to, or None."""
+    """The run that a metric logged here and now would belong to, or None. A disabled one records nothing, but is there."""
     run = active.current()
-    return run if run is not None and (run.active or run is _silenced) else None
+    if run is None:
+        return _disabled
+    return run if run.active or run is _silenced else None
 
 
 def begin_under_launcher() -> None:
@@ -225,9 +239,10 @@ def begin_under_launcher() -> None:
     lifetime.activate(_launched, options)
 
 
-def _make_way(run_id: str | None) -> None:
-    """Stop the run that one which starts here takes the place of; also the launcher's, for one that has an id of its own."""
-    befores = {run.id: run for run in (active.superseded(), _launched if run_id else None) if run in active.running()}
+def _make_way(launched: Experiment | None, stand_in: Experiment | None, run_id: str | None) -> None:
+    """Stop the runs that one which starts here takes the place of: the context's, and those that were there for want of it."""
+    running = active.running()
+    befores = {run.id: run for run in (active.superseded(), launched, stand_in) if run is not None and run in running}
     for before in befores.values():
         if before.id == run_id:
             before.leave()
@@ -285,7 +300,7 @@ def _adopt_launched(
 ) -> Experiment:
     global _adopted
     _adopted = True
-    if not run.begun:
+    if not run.begun and home_above() is None:  # a script's run has its name and its backends already
         plan = run.plan
         asked = _plan(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
         changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
@@ -356,10 +371,18 @@ def _silent_rank(options: Options, place: Place) -> Experiment:
 
 
 def _silent(options: Options) -> Experiment:
+    global _disabled
     from tracelet import frameworks
 
     if (before := active.superseded()) is not None:
-        lifetime.hand_over(before)
+        lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
     run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
     frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    run.on_leave = _forget_disabled
+    _disabled = run
     return run
+
+
+def _forget_disabled(*_: object) -> None:
+    global _disabled
+    _disabled = None

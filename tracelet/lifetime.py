@@ -114,7 +114,7 @@ def _deactivate(run: Experiment) -> None:
 
 def _leave_to_children() -> None:
     """Have what this process starts find its run; of several at once, nobody could say which."""
-    runs = [run for run in active.running() if run.active]
+    runs = [run for run in active.running() if run.active and run.plan.carried]
     leave_to_children(runs[0] if len(runs) == 1 else None)
 
 
@@ -147,7 +147,7 @@ def settle(runs: Iterable[Experiment]) -> None:
 
 def _why_wait(run: Experiment) -> str:
     """Why stopping a run waits for its delivery, in words; empty when it does not."""
-    if not run.begun or run.plan.stop_wait == "durable":
+    if not run.begun or not run.plan.carried or run.plan.stop_wait == "durable":
         return ""
     if not run.is_owner and not ((me := rank()) is not None and me.rank > 0 and me.local_rank == 0):
         return ""
@@ -167,7 +167,7 @@ def wait_until_delivered(run: Experiment, timeout: float | None, why: str = "") 
         timeout: seconds; None waits as long as it takes.
         why: why it waits, where the user did not ask for it; said when it takes longer.
     """
-    if not run.begun and not run.is_owner:
+    if not run.plan.carried or (not run.begun and not run.is_owner):
         return  # it recorded nothing, as ranks above 0 do
     if grpc_is_lost():
         say(f"run {run.name}: this process, forked or about to exit, cannot wait for delivery; the collector delivers")

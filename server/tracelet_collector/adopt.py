@@ -20,7 +20,7 @@ from tracelet.core.metrics import RunStatus
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as records
-from tracelet.spoolfile import SpoolDirectory, SpoolInfo, SpoolReader
+from tracelet.spoolfile import BlobKind, SpoolBlob, SpoolDirectory, SpoolInfo, SpoolItem, SpoolReader, SpoolVoid
 from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
 from tracelet_collector.damaged import put_aside, put_aside_whole, strangers
@@ -28,6 +28,7 @@ from tracelet_collector.feed import Feed, ImplausibleSpool, SpoolBlobs
 from tracelet_collector.follow import Follower
 from tracelet_collector.handshake import StreamKey, key_of
 from tracelet_collector.log.base import Log, LogFailed, StreamRow
+from tracelet_collector.partial import NoRoom
 from tracelet_collector.spools import NewerSpool, Spools, has_committed
 
 __all__ = ["Adopter"]
@@ -35,6 +36,7 @@ __all__ = ["Adopter"]
 _SCAN_EVERY: Final = 0.5
 _READ_ALONG_EVERY: Final = 1.0
 _TROUBLE_PAUSE: Final = 30.0
+_NO_ROOM_PAUSE: Final = 5.0
 _KILLED: Final = "the writer ended without saying so"
 _log = logging.getLogger(__name__)
 
@@ -122,6 +124,10 @@ class Adopter:
                 busy = self._look_after(spool) or busy
             except _Stopped:
                 return True
+            except NoRoom:
+                # The store has said it. Other spools may have smaller blobs, or none.
+                self._trouble[spool.path] = time.monotonic() + _NO_ROOM_PAUSE
+                busy = True
             except LogFailed:
                 return True  # the committer has said it; the spool keeps what is in it
             except Exception:
@@ -187,15 +193,15 @@ class Adopter:
         feed = self._feed(spool, row)
         reader = SpoolReader(spool, writer.epoch)
         problem = ""
+        # A process that began later goes on with the run: how it stands is for that one to say.
+        goes_on = any(other.owner and other.epoch > writer.epoch for other in self._log.streams(run.run_id))
         try:
             for items in reader.read(row.next_seq):
                 if self._stopping.is_set():
                     raise _Stopped
-                feed.put(items)
+                feed.put([_without_end(item) for item in items] if goes_on else items)
         except ImplausibleSpool as error:
             problem = str(error)
-        # A run that somebody goes on with meanwhile has not ended with its first writer.
-        goes_on = any(other.owner and other.epoch > writer.epoch for other in self._log.streams(run.run_id))
         if writer.owner and not feed.ended and not goes_on:
             feed.put_batch(_killed(feed.position, _time_of_death(spool, feed.last_wall_time)))
         feed.flush()
@@ -273,6 +279,10 @@ class _Followed:
         self.follower = follower
         self.feed = feed
         self.next_look = 0.0
+
+
+def _without_end(item: SpoolItem) -> SpoolItem:
+    return SpoolVoid(item.seq) if isinstance(item, SpoolBlob) and item.kind is BlobKind.RUN_END else item
 
 
 def _killed(position: int, wall_time: float) -> records.Batch:

@@ -12,9 +12,10 @@ from typing import Final
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as records
 from tracelet.spoolfile import SpoolBlob, SpoolDirectory, SpoolItem, SpoolLost, SpoolPoint
-from tracelet_collector.blobs import BlobDamaged, BlobStore
+from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer, Outcome, Pending
 from tracelet_collector.log.base import Append, LogFailed, StreamRow
+from tracelet_collector.partial import BlobDamaged
 
 __all__ = ["Feed", "ImplausibleSpool", "SpoolBlobs"]
 
@@ -49,7 +50,7 @@ class SpoolBlobs:
             Offsets of the records whose content cannot be had any more.
 
         Raises:
-            LogFailed: the store takes nothing now.
+            NoRoom, OSError: the store cannot take one now.
         """
         missing: set[int] = set()
         for event in batch.events:
@@ -61,8 +62,6 @@ class SpoolBlobs:
                 except BlobDamaged as error:
                     missing.add(event.offset)
                     self._tell(error)
-                except OSError as error:
-                    raise LogFailed(error.strerror or str(error)) from error
         return missing
 
     def _tell(self, error: BlobDamaged) -> None:
@@ -109,6 +108,7 @@ class Feed:
 
         Raises:
             ImplausibleSpool: see there; what came before is taken.
+            NoRoom, OSError: a blob cannot be stored now.
             LogFailed: the log takes nothing now. Begin anew, from what it has, later.
         """
         waiting = iter(items)

@@ -10,6 +10,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,9 +120,10 @@ class HomeLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        # For people, and for commands that find no announcement: who it is.
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        # For people, and for commands that find no announcement: who it is. A full disk may not take it.
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         # What a predecessor left that was killed.
         self._endpoint.unlink(missing_ok=True)
 
@@ -170,7 +172,8 @@ class HomeLock:
     def withdraw(self) -> None:
         """Take the announcement back."""
         self._said = ""
-        self._endpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has put something in the home's place
+            self._endpoint.unlink(missing_ok=True)
 
     def still_held(self, socket: Path) -> bool:
         """Whether others can still find this collector: the lock's file and the socket are where they were made.

@@ -21,7 +21,8 @@ import grpc
 
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
-from tracelet_collector.blobs import BlobBusy, BlobDamaged, BlobStore, NoRoom, Partial
+from tracelet_collector.blobs import BlobStore
+from tracelet_collector.partial import BlobBusy, BlobDamaged, NoRoom, Partial
 
 __all__ = ["MAX_UPLOADS", "Uploads"]
 

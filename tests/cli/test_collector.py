@@ -157,7 +157,7 @@ def test_wait_starts_a_collector_for_what_was_killed(spine: Spine) -> None:
         "os.kill(pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     log(spine, "killed", after)
-    assert collector_pid(spine.home) is None
+    until(lambda: collector_pid(spine.home) is None)
     done = tracelet("wait", "killed", "--timeout", "60", cwd=spine.folder)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert spine.stored("loss") == {(step, step / 3): 1 for step in range(5)}
@@ -200,6 +200,24 @@ def test_wait_goes_on_at_a_paused_backend_but_says_so(spine: Spine) -> None:
         "what 1 ended process left is not read in",
         "try (rrrrrrrrrrrr): mlflow lacks 5 of 5 points; it is paused: mlflow db upgrade",
     ]
+
+
+def test_wait_says_what_does_not_move(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracelet.commands import wait
+    from tracelet.transport.watch import Watch
+
+    class Stuck(Watch):
+        def look(self, patience: float) -> None:
+            self.missing = [f"run {number} lacks 5 of 5 points" for number in range(9)]
+
+    monkeypatch.setattr(wait, "_STUCK_AFTER", 0.2)
+    wait.deliver(spine.home, Stuck(spine.home), 0.6)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:3] == [f"tracelet: run {number} lacks 5 of 5 points. Waiting goes on." for number in range(3)]
+    assert said[3] == "tracelet: run 0 lacks 5 of 5 points"  # the time is over
+    assert len(said) == 3 + 9 + 1
 
 
 def test_wait_shows_progress_on_a_terminal(spine: Spine) -> None:

@@ -22,6 +22,7 @@ from tests.support.batches import opening, run_spec, writer_spec
 from tests.support.collector import CollectorProcess
 from tests.support.commands import tracelet
 from tests.support.fuse import fuse
+from tests.support.processes import until
 from tests.support.spools import SlotWriter
 from tracelet.commands import check_capture, check_packages, trial
 from tracelet.commands.check_settings import findings as settings_findings
@@ -268,6 +269,11 @@ def test_a_log_that_is_damaged(home: Path, tmp_path: Path) -> None:
     assert trouble["remedy"] == f"mv {home}/log {home}/log.damaged"
 
 
+def test_where_no_collector_outlives_the_script(home: Path, tmp_path: Path) -> None:
+    found = Report(tmp_path, SLURM_JOB_ID="17").of("collector", "lifetime")
+    assert found["text"] == "none outlives a SLURM job: stopping a run waits until it is delivered, 120 s at most"
+
+
 def test_a_collector_that_hangs(home: Path, tmp_path: Path) -> None:
     with CollectorProcess(home) as collector:
         os.kill(collector.pid, signal.SIGSTOP)
@@ -305,14 +311,10 @@ def _process_of(home: Path) -> Iterator[Finding]:
 
 
 def test_errors_of_the_journal(home: Path, tmp_path: Path) -> None:
-    with CollectorProcess(home) as collector:
+    with CollectorProcess(home):
         (home / "endpoint.json").unlink()
         (home / "endpoint.json").mkdir()
-        import time
-
-        until = time.monotonic() + 20
-        while not any(line["level"] == "error" for line in collector.journal()):
-            assert time.monotonic() < until
+        until(lambda: "cannot announce itself" in (home / "collector.log").read_text())
         (home / "endpoint.json").rmdir()
     found = Report(tmp_path).of("collector", "journal")
     assert found["level"] == "warning"

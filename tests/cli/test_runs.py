@@ -91,6 +91,16 @@ def test_runs_for_people(logged: dict[str, str], home: Path, tmp_path: Path) -> 
     assert first.endswith("mlflow: delivered")
 
 
+def test_names_are_whole_in_a_pipe(home: Path, tmp_path: Path) -> None:
+    log = SqliteLog(log_path(home))
+    run = run_spec("mlflow")
+    run.name = "a name that is wider than eighty columns " * 3 + "ends"
+    log.open_stream(run, writer_spec())
+    log.close()
+    for command in ("runs", "status"):
+        assert run.name in tracelet(command, cwd=tmp_path).stdout
+
+
 def test_runs_of_a_running_collector(logged: dict[str, str], home: Path, tmp_path: Path) -> None:
     program = "import sys; from tracelet_collector.__main__ import serve; from tests.support.collector import Nowhere; "
     program += "from pathlib import Path; sys.exit(serve(Path(sys.argv[3]), 60.0, None, Nowhere))"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,38 @@ def test_a_living_writer_without_a_sender_has_blobs_too(home: Path, shared: Coll
     spool.die()
     adopted(spool)
     assert state_of(shared, run).durable == 4
+
+
+def test_blobs_that_find_no_room_hold_up_no_other_spool(
+    serve: Callable[..., CollectorProcess], disk_of_64_mib: Path, tmp_path: Path
+) -> None:
+    home = disk_of_64_mib / "home"
+    collector = serve(at=home)
+    elsewhere, data = tmp_path / "elsewhere", content(3_000_000, seed=6)
+    elsewhere.mkdir()
+    large, small = run_spec(run_id="a-large"), run_spec(run_id="b-small")
+    first = SlotWriter(home, large, writer_spec())
+    first.define()
+    first.directory.blobs.symlink_to(elsewhere)  # on another file system: it has to be copied
+    put(first, data)
+    first.end()
+    filler = disk_of_64_mib / "filler"
+    with filler.open("wb") as file:
+        disk = os.statvfs(disk_of_64_mib)
+        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - 28 * 1024 * 1024)
+    first.die()
+    until(lambda: any("no blobs are taken" in str(line) for line in collector.journal()))
+    second = SlotWriter(home, small, writer_spec())
+    second.define()
+    second.points(3)
+    second.end()
+    second.die()
+    adopted(second)
+    assert state_of(collector, small).durable == 3
+    assert state_of(collector, large).durable == 0
+    filler.unlink()
+    until(lambda: state_of(collector, large).durable == 1, 30, "the blob is taken")
+    assert kept(home, data)
 
 
 def test_a_spool_of_a_later_minor_version_is_adopted(home: Path, shared: CollectorProcess) -> None:

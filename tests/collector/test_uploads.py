@@ -10,7 +10,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tracelet_collector.blobs import BlobBusy, BlobDamaged, BlobStore, NoRoom, blob_path
+from tracelet_collector.blobs import BlobStore, blob_path
+from tracelet_collector.partial import BlobBusy, BlobDamaged, NoRoom
 
 from tests.support.batches import batch, run_spec, writer_spec
 from tests.support.collector import CollectorProcess
@@ -250,6 +251,69 @@ class TestStore:
         assert store.has(digest(data), len(data))
         assert (tmp_path / "it").read_bytes() == data
         assert list(store.drafts.iterdir()) == []
+
+    def test_what_an_upload_left_goes_when_the_content_comes_otherwise(self, tmp_path: Path) -> None:
+        data = content(MIB, seed=53)
+        (tmp_path / "it").write_bytes(data)
+        store = BlobStore(tmp_path / "blobs")
+        with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+            upload.write(data[:CHUNK])
+        store.adopt(tmp_path / "it", digest(data), len(data))
+        assert list(store.drafts.iterdir()) == []
+        assert store.begin(digest(data), len(data)) is None
+
+    def test_after_a_sync_that_failed_the_content_is_written_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = content(MIB, seed=55)
+        source = tmp_path / "it"
+        source.write_bytes(data)
+        store = BlobStore(tmp_path / "blobs")
+
+        def broken(descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tracelet_collector.blobs.sync", broken)
+            with pytest.raises(OSError, match="Input/output"):
+                store.adopt(source, digest(data), len(data))
+        assert not store.has(digest(data), len(data))
+        store.adopt(source, digest(data), len(data))
+        path = blob_path(store.root, digest(data))
+        assert path.read_bytes() == data
+        assert path.stat().st_ino != source.stat().st_ino, "the same pages would only seem to be synced"
+
+    def test_an_upload_whose_sync_fails_begins_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = content(CHUNK, seed=56)
+        store = BlobStore(tmp_path / "blobs")
+
+        def broken(descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tracelet_collector.partial.sync", broken)
+            with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+                upload.write(data)
+                with pytest.raises(OSError, match="Input/output"):
+                    upload.complete()
+        assert list(store.drafts.iterdir()) == []
+        with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+            assert upload.offset == 0
+            upload.write(data)
+            upload.complete()
+        assert store.has(digest(data), len(data))
+
+    def test_an_adoption_beside_an_upload(self, tmp_path: Path) -> None:
+        data = content(MIB, seed=54)
+        (tmp_path / "it").write_bytes(data)
+        store = BlobStore(tmp_path / "blobs")
+        with store.begin(digest(data), len(data)) as upload:  # type: ignore[union-attr]
+            upload.write(data[:CHUNK])
+            store.adopt(tmp_path / "it", digest(data), len(data))
+            upload.write(data[CHUNK:])
+            upload.complete()
+        assert list(store.drafts.iterdir()) == []
+        assert blob_path(store.root, digest(data)).read_bytes() == data
 
     def test_from_another_file_system(self, tmp_path: Path) -> None:
         data = content(MIB, seed=51)

@@ -5,15 +5,30 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tracelet_collector.blobs import blob_path
 from tracelet_collector.exporters.base import Item
 
 from tests.contract.conftest import Arrived, Tracker
 from tests.support.exporting import Courier
-from tracelet.core.metrics import Gap, Metric, Params, Record, RunEnd, RunStatus, Tags, WriterSeen
+from tests.support.uploading import content, digest
+from tracelet.core.metrics import (
+    Artifact,
+    BlobRef,
+    Gap,
+    Media,
+    Metric,
+    Params,
+    Record,
+    RunEnd,
+    RunStatus,
+    Tags,
+    WriterSeen,
+)
 
 T0 = 1_700_000_000.0
 
@@ -172,6 +187,108 @@ class TestAgain:
         courier.restart()
         courier.deliver(point("a", 1.0, 1), point("a", 1.0, 1, T0 - 10), point("a", 1.0, 1, T0 + 0.001))
         assert arrived(tracker, "a") == Counter({("a", 1.0, 1): 5})
+
+
+KINDS = {
+    "image": "image/png",
+    "figure": "image/png",
+    "text": "text/plain",
+    "audio": "audio/wav",
+    "video": "image/gif",
+    "mesh": "application/x-npz",
+    "embedding": "application/zip",
+    "pr_curve": "application/json",
+    "graph": "text/x-protobuf",
+    "layout": "application/json",
+    "of a later version": "application/of-later",
+}
+HISTOGRAM = b'{"min":0,"max":2,"num":2,"sum":2,"sum_squares":4,"bucket_limit":[1,2],"bucket":[1,1]}'
+
+
+def media(kind: str, name: str, content: bytes | BlobRef, step: int = 0) -> Media:
+    return Media(name, kind, content, KINDS.get(kind, "application/json"), step, T0, tag=name)
+
+
+@pytest.fixture
+def keep(tracker: Tracker) -> Callable[[bytes], BlobRef]:
+    """Puts content where an exporter finds it."""
+
+    def put(data: bytes) -> BlobRef:
+        path = blob_path(Path(tracker.run.blobs), digest(data))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return BlobRef(digest(data), len(data), "")
+
+    return put
+
+
+class TestMedia:
+    def everything(self, keep: Callable[[bytes], BlobRef]) -> tuple[list[Record], list[bytes]]:
+        """Records of every kind, inline and not, and the content that a tracker must have of them."""
+        records: list[Record] = []
+        contents: list[bytes] = []
+
+        def large(data: bytes) -> BlobRef:
+            contents.append(data)
+            return keep(data)
+
+        for kind in KINDS:
+            records += [media(kind, f"{kind}/x", f"{kind} {n}".encode(), n // 2) for n in range(4)]  # two of each step
+            records.append(media(kind, f"{kind}/x", large(content(20_000, seed=len(kind))), 2))
+        records += [Artifact(path, path.encode(), "", T0) for path in ("a.txt", "b/c.txt", "b/d e.txt")]
+        records.append(Artifact("b/large.bin", large(content(300_000)), "", T0))
+        contents += [
+            record.content
+            for record in records
+            if isinstance(record, Media | Artifact) and isinstance(record.content, bytes)
+        ]
+        return records, sorted(contents)
+
+    def test_each_arrives_once(self, tracker: Tracker, courier: Courier, keep: Callable[[bytes], BlobRef]) -> None:
+        records, contents = self.everything(keep)
+        courier.deliver(*records, point("loss", 1.0, 1))
+        assert tracker.files() == contents
+        assert (courier.delivered + courier.rerouted, courier.dead) == (len(records) + 1, [])
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_cut_elsewhere_after_a_crash(
+        self, tracker: Tracker, courier: Courier, keep: Callable[[bytes], BlobRef], seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        records, contents = self.everything(keep)
+        records += [media("histogram", "h", HISTOGRAM, step) for step in range(5)]
+        chance.shuffle(records)
+        items = courier.items(records)
+        at = 0
+        while at < len(items):
+            for _ in range(chance.randrange(3)):
+                courier.deliver_uncommitted(items[at : at + chance.randint(1, 20)])
+                if chance.random() < 0.3:
+                    courier.restart()
+            end = at + chance.randint(1, 20)
+            courier.deliver_items(items[at:end])
+            at = end
+        assert tracker.files() == sorted([*contents, *[HISTOGRAM] * 5])
+        assert courier.delivered + courier.rerouted == len(items)
+
+    def test_the_last_artifact_of_a_path_stays(self, tracker: Tracker, courier: Courier) -> None:
+        courier.deliver(Artifact("a", b"1", "", T0), Artifact("a", b"2", "", T0))
+        courier.restart()
+        courier.deliver(Artifact("a", b"3", "", T0))
+        assert tracker.files() == [b"3"]
+        assert courier.delivered + courier.collapsed == 3
+
+    def test_content_that_is_gone_costs_its_record_only(self, tracker: Tracker, courier: Courier) -> None:
+        gone = BlobRef("0" * 64, 20_000, "")
+        courier.deliver(media("image", "x", gone), Artifact("a", gone, "", T0), Artifact("b", b"b", "", T0))
+        assert tracker.files() == [b"b"]
+        assert [letter.item.seq for letter in courier.dead] == [0, 1]
+
+    def test_hostile_names(self, tracker: Tracker, courier: Courier) -> None:
+        names = [*TestNames.HOSTILE, *TestNames.GOOD]
+        courier.deliver(*[media("text", name, str(at).encode()) for at, name in enumerate(names)])
+        assert tracker.files() == sorted(str(at).encode() for at in range(len(names)))
+        assert courier.delivered + courier.rerouted == len(names)
 
 
 class TestRun:

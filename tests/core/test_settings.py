@@ -278,12 +278,19 @@ def test_tags_in_all_their_forms(given: Any, expected: dict[str, str]) -> None:
     assert Options().override(tags=given).tags == TraceletSettings(tags=given).tags == expected
 
 
-@pytest.mark.parametrize("given", [7, [3], [" "], {"a\nb": 1}, {3: 4}, "=x", object], ids=repr)
+@pytest.mark.parametrize("given", [7, [3], [["a"]], [" "], {"a\nb": 1}, {3: 4}, "=x", object], ids=repr)
 def test_what_makes_no_tags(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"tags=.* give a mapping, words"):
         Options().override(tags=given)
     with pytest.raises(ConfigurationError, match="tags"):
         TraceletSettings(tags=given)
+
+
+def test_texts_that_are_no_unicode_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACELET_NOTES", os.fsdecode(b"caf\xe9"))
+    options = Options.load().override(tags={"host": os.fsdecode(b"\xff")})
+    assert options.notes == "caf?"
+    assert options.tags == {"host": "?"}
 
 
 @pytest.mark.parametrize("given", ["", ".", "..", "a/b", "/abs", " a", "a\nb", "a\0", "\ud800", "é" * 65, 7, ".hidden"])

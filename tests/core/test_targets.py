@@ -33,9 +33,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
         ("sqlite+pysqlite:///a.db", "sqlite+pysqlite:///{here}/a.db"),
         ("sqlite:///Größe µ/a b.db", "sqlite:///{here}/Größe µ/a b.db"),
-        ("mlruns", "file://{here}/mlruns"),
-        ("/abs/mlruns", "file:///abs/mlruns"),
-        ("file:///abs/mlruns", "file:///abs/mlruns"),
         ("http://host:5000", "http://host:5000"),
         ("https://host/path?x=1", "https://host/path?x=1"),
         ("databricks", "databricks"),
@@ -106,9 +103,15 @@ def test_one_for_several(home: Path, monkeypatch: pytest.MonkeyPatch, arguments:
         targets.resolve(["mlflow", "other"], home, **arguments)
 
 
-def test_a_path_object(home: Path, folder: Path) -> None:
-    (target,) = targets.resolve(["mlflow", "mlflow"], home, folder / "mlruns")  # type: ignore[arg-type]
-    assert target.target == f"file://{folder}/mlruns"
+@pytest.mark.parametrize("asked", ["mlruns", "./mlruns", "/abs/mlruns", "file:///abs/ml%20runs", "file:mlruns"])
+def test_a_file_store_is_refused_with_what_to_do(home: Path, folder: Path, asked: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"MLflow's file store.* MLFLOW_TRACKING_URI=sqlite:///") as error:
+        targets.resolve(["mlflow"], home, asked)
+    if asked.startswith("file:///"):
+        assert "--source '/abs/ml runs' --target sqlite:////abs/mlflow.db" in str(error.value)
+    with pytest.raises(ConfigurationError):
+        targets.resolve(["mlflow", "mlflow"], home, folder / "mlruns")  # type: ignore[arg-type]
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize(

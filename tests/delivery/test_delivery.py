@@ -9,11 +9,11 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from tracelet_collector.delivery import Delivery, Patience
 from tracelet_collector.log.base import LogFailed, Progress
@@ -116,9 +116,10 @@ def kill_the_worker(tmp_path: Path, store: MlflowStore, seed: int, kills: int) -
         pid = 0
         for _ in range(kills):
             pid = desk.until_worker("r1", other_than=pid)
-            goal = desk.cursor("r1").delivered + chance.randint(0, 1500)
-            until(lambda goal=goal: desk.cursor("r1").delivered >= goal or desk.cursor("r1").settled, 60.0)
-            time.sleep(chance.random() * 0.3)  # any moment of a chunk
+            # Right after a commit of the cursor; or of the store, when the cursor does not know yet.
+            count = chance.choice([lambda: desk.cursor("r1").delivered, store.count])
+            goal = count() + chance.randint(0, 1500)
+            until(lambda count=count, goal=goal: count() >= goal or desk.cursor("r1").settled, 60.0)
             os.kill(pid, signal.SIGKILL)
         writer.write([RunEnd(RunStatus.FINISHED, "", T0 + 60)])
         desk.delivery.wake("r1")
@@ -356,6 +357,31 @@ def test_more_workers_than_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         until(both_had_several, 60.0)
         for name in ("one", "two"):
             assert f"{name} is down" in desk.live(name).last_error
+
+
+def test_at_most_four_workers_of_a_kind(tmp_path: Path) -> None:
+    """Six servers that are down: each is tried, and never by more than four processes at once."""
+    desk = Desk(tmp_path / "home", dataclasses.replace(HASTY, turn=0.1))
+    python = _with_mlflow(tmp_path / "python", "raise OSError('it is down')")
+    names = [f"r{number}" for number in range(6)]
+    for number, name in enumerate(names, 1):
+        spec = run_spec(name, f"http://127.0.0.1:{number}", interpreter=str(python))
+        Writer(desk.log, spec).write(points(5))
+    tried: set[str] = set()
+    most = 0
+
+    def all_were_tried() -> bool:
+        nonlocal most
+        workers = [
+            child for child in psutil.Process().children() if "tracelet_collector.delivery.worker" in child.cmdline()
+        ]
+        most = max(most, len(workers))
+        tried.update(name for name in names if "it is down" in desk.live(name).last_error)
+        return len(tried) == len(names)
+
+    with desk:
+        until(all_were_tried, 60.0)
+    assert 1 < most <= 4
 
 
 @pytest.fixture

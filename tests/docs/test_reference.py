@@ -12,7 +12,8 @@ import typer.main
 
 from tests.support.pages import ROOT, blocks
 from tracelet.commands.app import app
-from tracelet.core.options import Options
+from tracelet.core.options import EXPORTERS, Options
+from tracelet.frameworks.table import FRAMEWORKS
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.settings import TraceletSettings
 
@@ -74,10 +75,16 @@ def test_configuration_page_has_the_defaults() -> None:
         assert default == (f"{value:g}" if isinstance(value, float) else str(value).lower()), setting
 
 
+def test_every_framework_and_every_backend_has_a_page() -> None:
+    pages = {path.stem for path in (ROOT / "docs/reference/frameworks").glob("*.md")}
+    assert pages == {identifier.lower() for identifier in FRAMEWORKS}
+    assert {path.stem for path in (ROOT / "docs/reference/backends").glob("*.md")} == set(EXPORTERS)
+
+
 def test_status_document_is_as_documented() -> None:
     from tracelet.commands.status import as_document
 
-    (documented,) = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    documented, _ = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
     reply = wire.StatusReply(
         collector=wire.CollectorInfo(pid=1, version="0", address="a", home="h"),
         runs=[
@@ -87,9 +94,19 @@ def test_status_document_is_as_documented() -> None:
         ],
     )
 
-    def shape(document: object) -> object:
-        if isinstance(document, dict):
-            return {key if "/" not in key else "": shape(value) for key, value in document.items()}
-        return [shape(each) for each in document] if isinstance(document, list) else type(document)
-
     assert shape(as_document(reply)) == shape(documented)
+
+
+def test_document_of_runs_is_as_documented() -> None:
+    from tracelet.commands.runs import as_document
+
+    _, documented = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    backend = wire.BackendState(kind="mlflow", state="ok")
+    run = wire.RunState(run_id="r", status=1, created=1.0, ended=2.0, backends=[backend])
+    assert shape(as_document([run], 1)) == shape(documented)
+
+
+def shape(document: object) -> object:
+    if isinstance(document, dict):
+        return {key if "/" not in key else "": shape(value) for key, value in document.items()}
+    return [shape(each) for each in document] if isinstance(document, list) else type(document)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.pages import ROOT
 from tests.support.torture import Row, rows, table
 
 TESTS = """
@@ -56,3 +59,16 @@ def test_a_row_says_what_its_test_says() -> None:
     assert here.what == "a row says what its test says: kill all"
     (_, _, line) = table([here])
     assert line.split(" | ")[1] == "`tests/docs/test_torture.py::test_a_row_says_what_its_test_says`"
+
+
+def test_page_names_torture_tests_that_exist() -> None:
+    page = (ROOT / "docs/torture.md").read_text()
+    assert re.search(r"TRACELET_TORTURE_SEED=\d+", page)
+    named = set(re.findall(r"^\| .+ \| `(\S+?)::(\w+)` \|", page, re.MULTILINE))
+    assert len(named) >= 5
+    for file, test in named:
+        functions = [
+            node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)
+        ]
+        marks = [ast.unparse(mark) for node in functions if node.name == test for mark in node.decorator_list]
+        assert "pytest.mark.torture" in marks, f"{file}::{test}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.support.processes import until
+from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
 from tracelet.proto.v1 import records_pb2 as pb
 from tracelet.spoolfile.slots import SLOTS_PER_SEGMENT
@@ -72,3 +73,32 @@ def test_a_disk_that_fills_up_and_is_freed_again(crowded: Spine, disk_of_64_mib:
     run = until(lambda: run if (run := crowded.run()).status != pb.RUN_STATUS_RUNNING else None, 20)
     assert run.status == pb.RUN_STATUS_FINISHED
     assert (run.durable, run.dropped) == (STEPS, 0)
+
+
+def test_delivery_goes_on_while_the_disk_is_full(crowded: Spine, disk_of_64_mib: Path) -> None:
+    """Cursors move at the reserve's cost, and the reserve comes back by itself."""
+    reserve = crowded.home / "log" / "ballast"
+    trainer = crowded.trainer(1000, script=SCRIPT.replace(str(STEPS), "20000"))
+    worker = until(lambda: starting_worker(crowded.home), 30, "a worker starts")
+    worker.suspend()  # before it is ready
+    (crowded.folder / "go").touch()
+    (crowded.folder / "stop").touch()
+    assert trainer.finish(60) == 0, trainer.errors.read_text()
+    (backend,) = crowded.run().backends
+    assert (crowded.run().durable, backend.delivered) == (20_000, 0)
+    assert reserve.exists()
+    filler = fill(disk_of_64_mib)
+    worker.resume()
+    until(lambda: crowded.run().backends[0].settled, 60, "delivered, on a full disk")
+    (backend,) = crowded.run().backends
+    assert (backend.delivered, backend.lag_points) == (20_000, 0)
+    assert not reserve.exists()
+    filler.unlink()
+    until(reserve.exists, 30, "the reserve is there again")
+
+
+def starting_worker(home: Path) -> psutil.Process | None:
+    """The process that is to deliver, as soon as there is one."""
+    if (pid := collector_pid(home)) is None:
+        return None
+    return next((child for child in psutil.Process(pid).children() if "worker" in " ".join(child.cmdline())), None)

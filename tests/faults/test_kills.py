@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
 from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
+from tests.support.trainers import PLAIN, Trainer
 from tracelet.proto.v1 import records_pb2 as pb
 
 pytestmark = pytest.mark.faults
 
 STEPS = 3000
 PACE = 0.0005
+LAST = 100
+# Does not end before it is told to, however slow the test's process is.
+PATIENT = PLAIN.replace(
+    "    run.log_metric(",
+    f"    while step == steps - {LAST} and not os.path.exists('go'): time.sleep(0.01)\n    run.log_metric(",
+)
 
 
 def expected(count: int) -> dict[tuple[int, float], int]:
     return {(step, step / 7): 1 for step in range(count)}
 
 
-def check_whole(spine: Spine) -> None:
-    """The script ended by itself: all of it arrived once, in one run, which finished."""
+def begin(spine: Spine) -> Trainer:
+    """A training that goes on until `check_whole` or a signal ends it."""
+    return spine.trainer(STEPS, PACE, PATIENT)
+
+
+def check_whole(spine: Spine, trainer: Trainer) -> None:
+    """The script ends by itself: all of it arrives once, in one run, which finishes."""
+    (spine.folder / "go").touch()
+    assert trainer.finish(90) == 0, trainer.errors.read_text()
     (run,) = spine.settle().runs
     assert spine.stored() == expected(STEPS)
     assert run.durable == STEPS
@@ -43,42 +56,43 @@ def check_killed(spine: Spine, returned: int) -> None:
 
 def kill_trainer(spine: Spine, seed: int) -> None:
     enough = random.Random(seed).randint(1, STEPS - 500)
-    trainer = spine.trainer(STEPS, PACE)
-    until(lambda: trainer.returned >= enough, 30)
+    trainer = begin(spine)
+    until(lambda: trainer.returned >= enough, 90)
     check_killed(spine, trainer.kill())
 
 
 def kill_collector(spine: Spine, seed: int) -> None:
     chance = random.Random(seed)
-    trainer = spine.trainer(STEPS, PACE)
-    killed = 0
+    trainer = begin(spine)
     for _ in range(3):
-        mark = trainer.returned + chance.randint(1, STEPS // 4)
-        until(lambda mark=mark: trainer.returned >= mark or trainer.over, 30)
-        until(lambda: collector_pid(spine.home) or trainer.over, 30)
-        if collector_pid(spine.home) is not None:
-            spine.kill_collector()
-            killed += 1
-    assert trainer.finish(60) == 0, trainer.errors.read_text()
-    assert killed
-    check_whole(spine)
+        mark = min(trainer.returned + chance.randint(1, STEPS // 4), STEPS - LAST)
+        until(lambda mark=mark: trainer.returned >= mark, 90)
+        until(lambda: collector_pid(spine.home), 60, "the trainer has started another")
+        spine.kill_collector()
+    check_whole(spine, trainer)
 
 
 def kill_worker(spine: Spine, seed: int) -> None:
     chance = random.Random(seed)
-    trainer = spine.trainer(STEPS, PACE)
+    trainer = begin(spine)
     for _ in range(3):
-        until(lambda: collector_pid(spine.home), 30)
+        until(lambda: collector_pid(spine.home), 60)
+        # Any moment of the worker's life.
+        goal = min(delivered(spine) + chance.randint(0, STEPS // 4), STEPS - LAST)
+        until(lambda goal=goal: delivered(spine) >= goal, 90)
         spine.kill_worker()
-        time.sleep(chance.random())  # a random moment of the next worker's life
-    assert trainer.finish(60) == 0, trainer.errors.read_text()
-    check_whole(spine)
+    check_whole(spine, trainer)
+
+
+def delivered(spine: Spine) -> int:
+    """Points that the tracker has, as the collector knows it."""
+    return sum(backend.delivered for run in spine.status().runs for backend in run.backends)
 
 
 def kill_all(spine: Spine, seed: int) -> None:
     enough = random.Random(seed).randint(1, STEPS - 500)
-    trainer = spine.trainer(STEPS, PACE)
-    until(lambda: trainer.returned >= enough, 30)
+    trainer = begin(spine)
+    until(lambda: trainer.returned >= enough, 90)
     if collector_pid(spine.home) is not None:
         if any(backend.worker_pid for run in spine.status().runs for backend in run.backends):
             spine.kill_worker()

@@ -3,19 +3,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import tensorboardX.writer
 from torch.utils.tensorboard import writer as tensorboard
 
 from tests.support import runs
 from tracelet.core import active
 
-METHODS = ("__init__", "add_scalar", "add_scalars")
+CLASSES = (tensorboard.SummaryWriter, tensorboardX.writer.SummaryWriter)
 
 
 @pytest.fixture(autouse=True)
-def _class_left_as_found() -> Iterator[None]:
-    """Every test stops its runs, and SummaryWriter is then what torch made it."""
-    before = {name: tensorboard.SummaryWriter.__dict__[name] for name in METHODS}
+def _classes_left_as_found() -> Iterator[None]:
+    """Every test stops its runs, and each SummaryWriter is then what its library made it."""
+    before = [dict(vars(kind)) for kind in CLASSES]
     yield
     for run in active.running():
         runs.stop(run)
-    assert {name: tensorboard.SummaryWriter.__dict__[name] for name in METHODS} == before
+    assert [dict(vars(kind)) for kind in CLASSES] == before

@@ -234,7 +234,7 @@ def test_add_hparams_keeps_its_writer_to_itself(
         with pytest.raises(TypeError):
             writer.add_hparams([], {})
         SummaryWriter(str(tmp_path / "second")).add_scalar("x", 3.0, 3)
-    assert [p.name for p in points(home)] == ["before", "after", "second/x"]
+    assert [p.name for p in points(home)] == ["before", "hparam/accuracy", "after", "second/x"]
     assert {seen.label for seen in records_of(WriterSeen, home)} == {"", "second"}
 
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracelet.core import ranks
 from tracelet.core.ranks import Rank, rank, shared_run_id
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -51,13 +50,6 @@ def told(
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=30, check=True)
     me, run_id = json.loads(done.stdout)
     return me, run_id
-
-
-@pytest.fixture(autouse=True)
-def _no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in (*ranks._ALL, ("NODE_RANK", "TORCHELASTIC_RUN_ID", "PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID")):
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(

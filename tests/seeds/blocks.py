@@ -102,7 +102,7 @@ def run(
     before: str = "",
     after: str = "",
     environment: Mapping[str, str] | None = None,
-    seconds: float = 100.0,
+    seconds: float = 200.0,
 ) -> Ran:
     """Run a block verbatim in a process of its own, and wait until MLflow has everything.
 

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.seeds.blocks import FOLDER, Ran, blocks, run
 from tests.support.spine import Spine
 
+pytestmark = pytest.mark.timeout(400)
+
 AT_A_USERS = {"TRACELET_RAISE_INTERNAL": ""}  # what fails inside of tracelet is swallowed
 # Below block 6: data for eight steps of training, validated twice.
 FITTING = """
@@ -248,7 +250,7 @@ def test_initialization_errors_when_it_fails(spine: Spine) -> None:
     ran = run(
         11,
         spine,
-        before="import torch.utils.tensorboard.writer\ndel torch.utils.tensorboard.writer.SummaryWriter",
+        before="import sys, types\nsys.modules['torch.utils.tensorboard.writer'] = types.ModuleType('without a SummaryWriter')",
         after='exp._frameworks["pytorch"].log_metric("basic_metric", 1.0, 0)',
         environment=AT_A_USERS,
     )

@@ -154,6 +154,11 @@ class Client:
         """How a run ended; waits for that."""
         return pb.RunStatus.Name(self.until_ended(name).status).removeprefix("RUN_STATUS_").lower()
 
+    def status_now(self, name: str) -> str:
+        """How a run stands."""
+        state = self.state(name)
+        return pb.RunStatus.Name(state.status).removeprefix("RUN_STATUS_").lower() if state is not None else ""
+
     def spools(self, run_id: str) -> list[SpoolDirectory]:
         """Spools of a run that are in the home."""
         return [spool for spool in SpoolDirectory.under(self.home) if spool.path.parent.name == run_id]

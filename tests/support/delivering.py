@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tracelet_collector.blobs import blob_path
 from tracelet_collector.delivery import Delivery, Live, Patience
+from tracelet_collector.home import blobs_path
 from tracelet_collector.log.base import Append, BackendCursor, Log
 from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.processes import until
-from tracelet.core.metrics import INT64_MAX, INT64_MIN, Gap, Metric, Params, Record, RunEnd, Tags, WriterSeen
+from tracelet.core.metrics import (
+    INT64_MAX,
+    INT64_MIN,
+    Artifact,
+    BlobRef,
+    Gap,
+    Media,
+    Metric,
+    Params,
+    Record,
+    RunEnd,
+    Tags,
+    WriterSeen,
+)
 from tracelet.proto.codec import status_to_wire, validate
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as pb
@@ -75,22 +91,26 @@ class Writer:
                     batch.tag.append(tag)
                     batch.value.append(record.value)
                     batch.wall_time.append(record.wall_time)
+            elif isinstance(record, Media):
+                tag = self._tag(batch, record)
+                batch.events.append(pb.Event(offset=batch.count, media=_media(record, tag)))
             else:
                 batch.events.append(_event(record, batch.count))
             batch.count += 1
         self.next_seq += batch.count
         return batch
 
-    def _tag(self, batch: pb.Batch, point: Metric) -> int:
-        key = (point.name, point.type, point.type_inferred, point.step_implied)
+    def _tag(self, batch: pb.Batch, point: Metric | Media) -> int:
+        kind, inferred = (point.type, point.type_inferred) if isinstance(point, Metric) else (point.kind, False)
+        key = (point.name, kind, inferred, point.step_implied)
         if key not in self._tags:
             self._tags[key] = len(self._tags)
             definition = pb.TagDef(
                 id=self._tags[key],
                 name=point.name,
                 tag=point.tag,
-                type=point.type,
-                type_inferred=point.type_inferred,
+                type=kind,
+                type_inferred=inferred,
                 step_implied=point.step_implied,
             )
             batch.events.append(pb.Event(offset=batch.count, tag_def=definition))
@@ -121,8 +141,31 @@ def _value(value: object) -> pb.Value:
             return pb.Value(text=str(value))
 
 
+def _media(record: Media, tag: int) -> pb.Media:
+    media = pb.Media(tag=tag, wall_time=record.wall_time, media_type=record.media_type)
+    if INT64_MIN <= record.step <= INT64_MAX:
+        media.step = record.step
+    else:
+        media.big_step = str(record.step)
+    _fill(media, record)
+    return media
+
+
+def _fill(into: pb.Media | pb.Artifact, record: Media | Artifact) -> None:
+    if isinstance(record.content, BlobRef):
+        into.blob.sha256, into.blob.size = bytes.fromhex(record.content.sha256), record.content.size
+    else:
+        into.inline = record.content
+    for name, value in record.metadata.items():
+        into.metadata[name].CopyFrom(_value(value))
+
+
 def _event(record: Record, offset: int) -> pb.Event:
     match record:
+        case Artifact():
+            artifact = pb.Artifact(path=record.path, wall_time=record.wall_time, media_type=record.media_type)
+            _fill(artifact, record)
+            return pb.Event(offset=offset, artifact=artifact)
         case Params():
             params = pb.Params(wall_time=record.wall_time)
             for name, value in record.values.items():
@@ -161,6 +204,14 @@ class Desk:
     ) -> None:
         self.delivery.stop(20.0)
         self.log.close()
+
+    def blob(self, data: bytes, media_type: str = "") -> BlobRef:
+        """Content in the store."""
+        name = hashlib.sha256(data).hexdigest()
+        path = blob_path(blobs_path(self.home), name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return BlobRef(name, len(data), media_type)
 
     def cursor(self, run_id: str, kind: str = "mlflow") -> BackendCursor:
         """Where a run's backend stands."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tracelet_collector.exporters.base import Dead, Exporter, Item, Outcome, Run
 
-from tracelet.core.metrics import Metric, Record
+from tracelet.core.metrics import POINTS, Metric, Record
 
 __all__ = ["Courier", "points_of"]
 
@@ -21,6 +21,9 @@ class _Memory:
 
     def recall(self, keys: Sequence[int]) -> Mapping[int, int]:
         return {key: self.kept[key] for key in keys if key in self.kept}
+
+    def working(self, seconds: float) -> None:
+        assert seconds > 0
 
 
 class Courier:
@@ -67,7 +70,7 @@ class Courier:
         before = copy.deepcopy(self.state)
         outcome = self.exporter.export(self.run, items, self.state, self.memory)
         assert self.state == before, "the exporter changed the state it was given"
-        points = sum(isinstance(item.record, Metric) for item in items)
+        points = sum(isinstance(item.record, POINTS) for item in items)
         assert outcome.delivered + outcome.collapsed + outcome.rerouted + len(outcome.dead) == points
         assert all(-(2**63) <= number < 2**63 for entry in outcome.stamps.items() for number in entry)
         return outcome

@@ -103,6 +103,11 @@ class MlflowStore:
         """Name to artifact location."""
         return dict(self._all("SELECT name, artifact_location FROM experiments"))
 
+    def artifacts(self) -> Path:
+        """The folder of the only run's artifacts."""
+        ((uri,),) = self._all("SELECT artifact_uri FROM runs")
+        return Path(uri.removeprefix("file://"))
+
     def tag_json(self, key: str) -> Any:
         return json.loads(self.tags()[key])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -82,17 +83,19 @@ def table(found: list[Row]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("junit", type=Path, help="what pytest --junitxml wrote")
+    parser.add_argument("junit", type=Path, nargs="+", help="what pytest --junitxml wrote, in one or several parts")
     parser.add_argument("--seed", required=True)
     parser.add_argument("--arguments", default="", help="those that pytest was given (ARGS)")
     parser.add_argument("--into", type=Path, required=True)
     args = parser.parse_args()
     machine = describe(_ROOT, ("torch", "grpcio", "mlflow"))
-    extra = f' ARGS="{args.arguments}"' if args.arguments else ""
+    rounds = os.environ.get("TRACELET_TORTURE_ROUNDS")
+    extra = f" TRACELET_TORTURE_ROUNDS={rounds}" if rounds else ""
+    extra += f' ARGS="{args.arguments}"' if args.arguments else ""
     lines = [
         f"`make torture TRACELET_TORTURE_SEED={args.seed}{extra}`",
         "",
-        *table(rows(args.junit)),
+        *table([row for part in args.junit for row in rows(part)]),
         "",
         ", ".join(f"{name} {value}" for name, value in machine.items()) + ".",
         "",

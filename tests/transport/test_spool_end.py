@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.spool_points import streams
-from tests.support.spool_writers import writer
-from tracelet.spoolfile import BlobKind
+from tests.support.spool_writers import on_disk, writer
+from tracelet.spoolfile import BlobKind, SpoolDirectory, SpoolLost, SpoolReader
 from tracelet.spoolfile.slots import SLOTS_PER_SEGMENT
 from tracelet.transport.spool import SpoolWriter
 
@@ -75,3 +75,30 @@ def test_after_the_seal_nothing_comes_but_what_was_there_stays(home: Path) -> No
     spool.close(remove=False)
     (records,) = streams(home)
     assert [type(record).__name__ for record in records] == ["Metric", "RunEnd"]
+
+
+@pytest.mark.faults
+def test_records_that_were_in_memory_alone_and_found_no_room_count_as_lost(small_disk: Path) -> None:
+    """8 MiB of disk: one segment of it; the others are memory, and at the end there is still no room."""
+    spool = writer(small_disk, cap=1 << 30)
+    for step in range(3 * SLOTS_PER_SEGMENT):
+        spool.put(1, step, float(step), 0.0)
+    taken = 0
+    while items := spool.take(1000):
+        taken += len(items)
+    assert taken == 3 * SLOTS_PER_SEGMENT
+    durable = SLOTS_PER_SEGMENT + 1000  # as far as a collector had it
+    lost = spool.close(remove=False, durable=durable)
+    assert lost == 2 * SLOTS_PER_SEGMENT - 1000
+    directory = SpoolDirectory(spool.directory.path)
+    epoch = directory.info().epoch
+    assert [list(items) for items in SpoolReader(directory, epoch).read(durable)] == [[SpoolLost(durable, lost)]]
+    found = [item for items in SpoolReader(directory, epoch).read() for item in items]
+    assert found[-1] == SpoolLost(SLOTS_PER_SEGMENT, 2 * SLOTS_PER_SEGMENT)
+    assert len(found) == SLOTS_PER_SEGMENT + 1
+
+
+def test_a_spool_that_lost_nothing_says_nothing(home: Path) -> None:
+    spool = opened(home)
+    assert spool.close(remove=False) == 0
+    assert not any(isinstance(item, SpoolLost) for item in on_disk(spool))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tracelet_collector.blobs import blob_path
+from tracelet_collector.home import blobs_path
 
-from tests.support.processes import until
+from tests.support.clients import Client, client
+from tests.support.processes import collector_pid, until, wait_gone
 from tests.support.spool_writers import writer
 from tests.support.stage import Scene, Stage
 from tracelet.core.experiment import Experiment, RunPlan
-from tracelet.core.metrics import BlobRef, Media, RunStatus
+from tracelet.core.metrics import Artifact, BlobRef, Media, RunStatus
 from tracelet.core.recorder import Recorder
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
@@ -252,3 +256,103 @@ def test_content_that_is_kept_while_it_is_let_go_of_stays(tmp_path: Path) -> Non
     assert not problems
     assert not blobs.path(name).exists()
     assert blobs_module._WAIT > 0
+
+
+# -- with a real collector
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Client]:
+    with client() as one:
+        yield one
+
+
+def stored(home: Path, record: Media | Artifact) -> bytes:
+    if isinstance(record.content, bytes):
+        return record.content
+    return blob_path(blobs_path(home), record.content.sha256).read_bytes()
+
+
+def test_a_script_with_media_and_artifacts_and_a_child_that_was_forked(shared: Client, tmp_path: Path) -> None:
+    large = os.urandom(LARGE)
+    (tmp_path / "model.pt").write_bytes(large)
+    script = f"""
+run = tracelet.start_logging(exp_name="media")
+path = {str(tmp_path / "model.pt")!r}
+run.log_metric("a", 1.0, 0)
+run.log_text("note", "x" * 50_000, 1)
+run.log_artifact(path, "weights/model.pt")
+pid = os.fork()
+if not pid:
+    run.log_text("note", "y" * 50_000, 2)
+    run.log_artifact(path, "weights/of_child.pt")
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+os.unlink(path)
+run.log_metric("a", 2.0, 1)
+"""
+    done = shared.run(script)
+    assert (done.code, done.err) == (0, "")
+    assert shared.status("media") == "finished"
+    texts = {record.step: stored(shared.home, record) for record in shared.records("media", Media)}
+    assert texts == {1: b"x" * 50_000, 2: b"y" * 50_000}
+    files = {record.path: stored(shared.home, record) for record in shared.records("media", Artifact)}
+    assert files == {"weights/model.pt": large, "weights/of_child.pt": large}
+    assert shared.points("media", "a") == [(0, 1.0), (1, 2.0)]
+    state = shared.state("media")
+    assert state is not None
+    assert (state.durable, state.dropped) == (6, 0)
+
+
+def killed_in_the_middle(home: Path, folder: Path, size: int, kills: int) -> None:
+    """An artifact while its collector is killed again and again: one intact copy in the store, and nothing else lost."""
+    path = folder / "model.pt"
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for _ in range(0, size, 1 << 20):
+            piece = os.urandom(1 << 20)
+            digest.update(piece)
+            file.write(piece)
+    here, go = Client(home, folder), folder / "go"
+    script = here.start(
+        f"""
+run = tracelet.start_logging(exp_name="killed")
+run.log_metric("a", 1.0, 0)
+tell(0)
+run.log_artifact({str(path)!r})
+run.log_metric("a", 2.0, 1)
+tell(1)
+while not os.path.exists({str(go)!r}): time.sleep(0.01)
+""",
+        TRACELET_STOP_TIMEOUT="60",
+    )
+    partial = blobs_path(home) / "partial" / digest.hexdigest()
+    whole = blob_path(blobs_path(home), digest.hexdigest())
+    for kill in range(kills):
+        least = size * (kill + 1) // (kills + 2)
+        until(lambda least=least: whole.exists() or (partial.exists() and partial.stat().st_size >= least), 60)  # type: ignore[misc]
+        pid = until(lambda: collector_pid(home), 30)
+        os.kill(pid, signal.SIGKILL)
+        assert wait_gone(pid, 10)
+    go.touch()
+    assert script.finish(120).code == 0
+    assert here.status("killed") == "finished"
+    (artifact,) = here.records("killed", Artifact)
+    assert isinstance(artifact.content, BlobRef)
+    assert (artifact.content.sha256, artifact.content.size) == (digest.hexdigest(), size)
+    with whole.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
+    assert not partial.exists()
+    assert here.points("killed", "a") == [(0, 1.0), (1, 2.0)]
+
+
+@pytest.mark.faults
+def test_an_artifact_while_its_collector_is_killed(home: Path, tmp_path: Path) -> None:
+    killed_in_the_middle(home, tmp_path, 32 << 20, 2)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_torture_a_gibibyte_while_its_collector_is_killed(home: Path, tmp_path: Path) -> None:
+    """A file of 1 GiB on its way to the collector, which is killed in the middle, three times."""
+    killed_in_the_middle(home, tmp_path, 1 << 30, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -107,6 +108,25 @@ def wait(
     from tracelet.commands.wait import wait_for
 
     raise typer.Exit(wait_for(run, timeout))
+
+
+@app.command()
+def sync(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", show_default=False, help="Another home or a folder of spools to take in, too."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="Seconds.  [default: for ever]")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the spools in DIR where they are.")] = False,
+) -> None:
+    """Take in what was left when everything was killed, and deliver it. A collector is started when none runs.
+
+    With DIR, what another home or a copied folder of spools has is taken into this home; a spool is deleted there when it is
+    durable here. Exit code 0 when all is delivered, 1 with what is missing.
+    """
+    from tracelet.commands.sync import sync
+
+    raise typer.Exit(sync(folder, timeout, keep=keep))
 
 
 @app.command()

@@ -19,13 +19,12 @@ __all__ = ["findings"]
 
 _ABOUT: Final = "captured"
 _DEEP_SECONDS: Final = 120.0
-# Tools that patch the same calls, and when they do.
+# Tools that have a hand in the same calls, and how.
 _OTHERS: Final = {
-    "wandb": "wandb.init(sync_tensorboard=True) patches SummaryWriter's file writer",
-    "clearml": "Task.init() patches SummaryWriter",
+    "wandb": "wandb.init(sync_tensorboard=True) exchanges TensorBoard's file writer",
+    "clearml": "Task.init() patches TensorBoard's file writer, os.fork and the import statement",
     "comet_ml": "its import patches SummaryWriter",
-    "mlflow": "mlflow.pytorch.autolog() patches SummaryWriter and Lightning's Trainer",
-    "aim": "its TensorBoard tracker patches SummaryWriter",
+    "mlflow": "mlflow.pytorch.autolog() patches TensorBoard's file writer, and waits for the store at each call",
     "swanlab": "swanlab.sync_tensorboard_torch() patches SummaryWriter",
 }
 
@@ -45,19 +44,20 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
             yield from _deep(identifier, framework)
     for package, how in _OTHERS.items():
         if (version := installed(package)) is not None:
-            yield ok(_ABOUT, f"{package} {version}", f"{how}. That does no harm: each records, in whichever order")
+            yield ok(_ABOUT, f"{package} {version}", f"{how}. Both record, in whichever order they come")
 
 
 def _of(framework: type[Framework], options: Options) -> tuple[Finding, bool]:
     identifier, package = framework.identifier, framework.package
     version = next((found for name in _distributions(package) if (found := installed(name))), None)
-    wanted = getattr(options, identifier, None)
+    shared = framework.settings or identifier
+    wanted = getattr(options, shared, None)
     switches = {name: getattr(wanted, name) for name in getattr(wanted, "__dataclass_fields__", {})}
     if version is None:
         return ok(_ABOUT, identifier, f"{package} is not installed: nothing to capture"), False
     off = [name for name, on in switches.items() if on is False]
     if off:
-        return ok(_ABOUT, identifier, f"switched off: {', '.join(f'{identifier}.{name}' for name in off)}"), True
+        return ok(_ABOUT, identifier, f"switched off: {', '.join(f'{shared}.{name}' for name in off)}"), True
     fits = f"{package} {version}; made for {_range(framework)}"
     if not _in_range(framework, numbers(version)):
         return (

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from tracelet.commands.asking import Standing, ask
 from tracelet.commands.findings import Finding, ok, problem, warning
+from tracelet.core.outlive import why_none
 from tracelet.errors import CollectorError
 from tracelet.proto import codec
 from tracelet.transport import local, outdated
+from tracelet.transport.wait import DEADLINE
 from tracelet.version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def findings(home: Path) -> Iterator[Finding]:
         yield problem(_COLLECTOR, "answer", str(error), _remedy_of(home, str(error)))
         return
     yield from _process(home, standing)
+    yield from _outlived()
     yield from _journal(home)
     yield from _runs(standing.reply)
     yield _spools(standing)
@@ -71,6 +74,13 @@ def _process(home: Path, standing: Standing) -> Iterator[Finding]:
             yield problem(_COLLECTOR, "process", text, "pip install -U tracelet here, or use another TRACELET_HOME")
         else:
             yield ok(_COLLECTOR, "process", told)
+
+
+def _outlived() -> Iterator[Finding]:
+    """What stopping a run waits for here."""
+    if where := why_none():
+        text = f"none outlives {where}: stopping a run waits until it is delivered, {DEADLINE:g} s at most"
+        yield ok(_COLLECTOR, "lifetime", text)
 
 
 def _last_words(home: Path) -> Iterator[Finding]:

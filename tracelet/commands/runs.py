@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tracelet.commands.asking import ask
+from tracelet.commands.printing import stdout
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.proto.codec import status_from_wire
@@ -37,9 +38,7 @@ def list_runs(limit: int, *, as_json: bool) -> None:
         json.dump(as_document(shown, len(runs)), sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
-
-    console = Console()
+    console = stdout()
     if shown:
         console.print(table(shown))
     else:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.commands.asking import ask
+from tracelet.commands.printing import stdout
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.proto.codec import status_from_wire
@@ -38,9 +39,7 @@ def show(*, as_json: bool) -> None:
         json.dump(as_document(reply), sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
-
-    console = Console()
+    console = stdout()
 
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -22,8 +22,8 @@ def attempt(identifier: str) -> dict[str, Any]:
         identifier: its key in the table.
 
     Returns:
-        `patched`: the methods that were patched; `left`: those that still were at the end; `foreign`: methods of the same
-        classes that somebody else had patched before, and who.
+        `patched`: the methods that were patched; `left`: those that still were at the end; `foreign`: those that somebody
+        else had patched before, and who.
     """
     path, name = FRAMEWORKS[identifier]
     framework: type[Framework] = getattr(importlib.import_module(path), name)
@@ -34,12 +34,7 @@ def attempt(identifier: str) -> dict[str, Any]:
     framework.uninstall()
     after = _methods(module)
     patched = [method for method, value in during.items() if before.get(method) is not value]
-    owners = {method.partition(".")[0] for method in patched}
-    foreign = {
-        method: who
-        for method, value in before.items()
-        if method.partition(".")[0] in owners and (who := _stranger(value, module))
-    }
+    foreign = {method: who for method in patched if (who := _stranger(before.get(method), module))}
     left = [method for method, value in after.items() if before.get(method) is not value]
     return {"patched": patched, "left": left, "foreign": foreign}
 
@@ -67,7 +62,7 @@ def _stranger(method: Any, module: ModuleType) -> str:
     else:
         return ""
     top = home.partition(".")[0]
-    return "" if top == module.__name__.partition(".")[0] else top
+    return "" if top in sys.stdlib_module_names or top == module.__name__.partition(".")[0] else top
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
@@ -14,6 +16,9 @@ from tracelet.transport.wait import follow, kept
 from tracelet.transport.watch import UnknownRun, Watch
 
 __all__ = ["deliver", "wait_for"]
+
+_STUCK_AFTER: Final = 30.0  # seconds in which nothing of a run was delivered
+_STUCK_LINES: Final = 3
 
 
 def wait_for(wanted: str | None, timeout: float | None) -> int:
@@ -60,14 +65,22 @@ def deliver(home: Path, watch: Watch, timeout: float | None, lines: Callable[[st
             said.add(words)
             sys.stderr.write(f"tracelet: {words}. Waiting goes on.\n")
 
+    since: dict[str, float] = {}
+
     def looked(watch: Watch) -> None:
         for words in watch.troubles:
+            say_once(words)
+        now = time.monotonic()
+        for words in set(since) - set(watch.missing):
+            del since[words]
+        stuck = [words for words in watch.missing if now - since.setdefault(words, now) >= _STUCK_AFTER]
+        for words in stuck[:_STUCK_LINES]:
             say_once(words)
 
     def trouble(error: CollectorError) -> None:
         say_once(str(error))
 
-    with progress(lines) as show:
+    with progress(lines, whole=True) as show:
         watch.missing = follow(watch, timeout, show, looked, trouble)
     for words in watch.missing:
         sys.stderr.write(f"tracelet: {words}\n")

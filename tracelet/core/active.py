@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
 
-__all__ = ["begin", "current", "end", "in_context", "running", "superseded"]
+__all__ = ["begin", "current", "end", "in_context", "put_back", "running", "set_aside", "superseded"]
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _running: dict[str, Experiment] = {}
@@ -77,6 +77,27 @@ def end(run: Experiment) -> None:
         _tasks.pop(run.id, None)
         if _context.get() is run:
             _context.set(None)
+        _choose()
+
+
+def set_aside() -> tuple[Any, ...]:
+    """Forget all runs for a while. What was there goes to `put_back`."""
+    with _changing:
+        before = (dict(_running), dict(_tasks), _context.get())
+        _running.clear()
+        _tasks.clear()
+        _context.set(None)
+        _choose()
+    return before
+
+
+def put_back(before: tuple[Any, ...]) -> None:
+    """Know the runs again that were there before."""
+    with _changing:
+        runs, tasks, run = before
+        _running.update(runs)
+        _tasks.update(tasks)
+        _context.set(run)
         _choose()
 
 

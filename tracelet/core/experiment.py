@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tracelet.core import identity
+from tracelet.core.artifacts import ArtifactLog
 from tracelet.core.labels import LabelTable
 from tracelet.core.labelstore import LabelStore
+from tracelet.core.links import Link, Links
 from tracelet.core.logbook import Logbook
 from tracelet.core.media import MediaLog
 from tracelet.core.metrics import RunStatus
@@ -52,7 +54,7 @@ class StopReport:
     lost: int = 0
 
 
-class Experiment(Logbook, MediaLog):
+class Experiment(Logbook, MediaLog, ArtifactLog):
     """A run that records.
 
     Made by `tracelet.start_logging`. All `log_*` methods return at once, never raise for want of room, a collector or a
@@ -84,6 +86,8 @@ class Experiment(Logbook, MediaLog):
         self._counters: dict[tuple[str, str], count[int]] = {}
         self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id) if enabled else None)
         self._told_labels: dict[str, None] = {}
+        self._links = Links()
+        self._status = RunStatus.RUNNING
         self._processors: list[Processor] = []
         self._processing: Processing | None = None
         self._slot: dict[str, Recorder] = {}
@@ -105,6 +109,33 @@ class Experiment(Logbook, MediaLog):
     def is_owner(self) -> bool:
         """This process began the run, and ends it."""
         return self._owner
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands, as far as this process is concerned: running until it is stopped, then how it ended."""
+        return self._status
+
+    @property
+    def url(self) -> str | None:
+        """The run's page in its tracker; None as long as nobody knows it, and for a store without pages. Never waits."""
+        return next((link.url for link in self.links().values() if link.url), None)
+
+    def links(self, wait: float = 0.0) -> dict[str, Link]:
+        """Where the run is in its trackers.
+
+        They know when they have got something of it, seconds after the run has begun.
+
+        Args:
+            wait: seconds to wait until all of them have said it.
+
+        Returns:
+            By kind of tracker ("mlflow"), a `Link` with `target`, `run`, and `url` or the `command` that serves its pages. Only
+            what is known.
+        """
+        if not self._enabled or not self.begun:
+            return {}
+        plan = self.plan
+        return dict(self._links.wait(plan, float(wait)) if wait > 0 else self._links.known(plan))
 
     def _tell_not_recorded(self) -> None:
         if self._stray:
@@ -164,7 +195,7 @@ class Experiment(Logbook, MediaLog):
 
     def _process(self, recorder: Recorder, processors: list[Processor]) -> None:
         """Put processors between the stream and its sender."""
-        if not recorder.spool.info.sends:
+        if self._forked or (self.plan.carried and not recorder.spool.info.sends):
             say(
                 "processors do not run in this process, which has no sender of its own: its points go as they are logged"
             )
@@ -175,6 +206,11 @@ class Experiment(Logbook, MediaLog):
         self._processing = processing
         if isinstance(self._sender, Sender):
             self._sender.stage = processing.ready
+
+    def process(self) -> None:
+        """Run the processors now over what is recorded: for runs that nobody carries."""
+        if self._processing is not None:
+            self._processing.catch_up(self.plan.stop_timeout)
 
     # -- life
 
@@ -214,7 +250,9 @@ class Experiment(Logbook, MediaLog):
             status: how the run ended.
             reason: why, in words.
         """
-        self._stopped = True
+        if not self._stopped:
+            self._finish_artifacts()
+            self._stopped, self._status = True, status
         if (recorder := self._recorder) is None:
             return
         if self._processing is not None:
@@ -239,6 +277,9 @@ class Experiment(Logbook, MediaLog):
         if recorder is None:
             return StopReport(True)
         spool = recorder.spool
+        if not self.plan.carried:
+            spool.close(remove=False)
+            return StopReport(True)
         durable = sender.finish(deadline) if sender is not None else False
         lost = spool.close(remove=durable, durable=sender.durable if sender is not None else 0)
         return StopReport(durable, None if durable else spool.directory.path, lost)
@@ -257,7 +298,7 @@ class Experiment(Logbook, MediaLog):
 
     def _open(self) -> Recorder:
         # gRPC does not survive a fork: there the collector reads the spool along.
-        sends = not self._forked and not grpc_is_lost()
+        sends = self.plan.carried and not self._forked and not grpc_is_lost()
         mine = Recorder(self._new_spool(sends), self._name_of, self._counters)
         winner = self._slot.setdefault("recorder", mine)
         if winner is not mine:
@@ -266,7 +307,7 @@ class Experiment(Logbook, MediaLog):
         if self.plan.resumed and self._owner:
             mine.resumed()
         self._recorder = mine
-        if not self._forked:
+        if self.plan.carried and not self._forked:
             self._carry(mine.spool)
         if self._processors:
             self._process(mine, list(self._processors))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
@@ -72,18 +73,23 @@ def claim(plan: RunPlan) -> bool:
     return True
 
 
-def take(plan: RunPlan) -> None:
+def take(plan: RunPlan, resume: Resume) -> KnownRun | None:
     """Claim an id that nobody had a moment ago.
 
+    Returns:
+        The run, where somebody else was faster.
+
     Raises:
-        ConfigurationError: somebody else was faster.
+        ConfigurationError: likewise, and there must not be one.
     """
     try:
-        mine = claim(plan)
+        if claim(plan):
+            return None
     except OSError:
-        return  # said when the run begins
-    if not mine:
-        raise ConfigurationError(f"a run {plan.run_id!r} has begun this moment: pass resume='auto' to join it")
+        return None  # said when the run begins
+    if resume == "never":
+        raise ConfigurationError(f"a run {plan.run_id!r} has begun this moment: pass resume='auto' to go on with it")
+    return recall(plan.home, plan.run_id)
 
 
 def recall(home: Path, run_id: str) -> KnownRun | None:
@@ -98,7 +104,7 @@ def recall(home: Path, run_id: str) -> KnownRun | None:
         if said["format"] != _FORMAT:
             raise ConfigurationError(f"{file} has format {said['format']}; this tracelet reads {_FORMAT}")
         return _known(said["run"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ConfigurationError:
         raise
@@ -118,7 +124,8 @@ def find(home: Path, run_id: str, resume: Resume) -> KnownRun | None:
         ConfigurationError: there is one, or there is none, against the user's word.
     """
     known, silent = recall(home, run_id), False
-    if known is None:
+    # Importing gRPC takes a tenth of a second; and where a collector has such a run after all, that one goes on all the same.
+    if known is None and (resume != "auto" or "grpc" in sys.modules):
         known, silent = _ask(home, run_id)
     if known is not None and resume == "never":
         raise ConfigurationError(

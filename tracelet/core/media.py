@@ -20,7 +20,7 @@ from tracelet.guard import Guard, say
 
 __all__ = ["MediaLog"]
 
-_GUARDS = {kind: Guard(f"recording a {kind.value}") for kind in MetricType}
+_GUARDS = {kind: Guard(f"recording {'an' if kind.value[0] in 'aeiou' else 'a'} {kind.value}") for kind in MetricType}
 
 
 class MediaLog(Recording):

@@ -100,7 +100,7 @@ def _backends(given: Any) -> tuple[str, ...]:
 
 def _notes(given: Any) -> str:
     if isinstance(given, str) and len(given) <= _LONGEST_NOTES:
-        return given
+        return _without_surrogates(given)
     raise ValueError(f"a text of at most {_LONGEST_NOTES} characters")
 
 
@@ -109,11 +109,17 @@ def _tags(given: Any) -> dict[str, str]:
         pairs = [word.partition("=") for word in given.split(",") if word.strip()]
         given = {name: value if is_pair else "true" for name, is_pair, value in pairs}
     elif not isinstance(given, Mapping):
-        given = dict.fromkeys(given, "true") if isinstance(given, Iterable) else {"": ""}
+        words = list(given) if isinstance(given, Iterable) else [""]
+        given = dict.fromkeys((word if isinstance(word, str) else "" for word in words), "true")
     names = [name.strip() if isinstance(name, str) else "" for name in given]
     if not all(name and name.isprintable() for name in names):
         raise ValueError('a mapping, words, or "a=1,b"')
-    return {name: str(value).strip() for name, value in zip(names, given.values(), strict=True)}
+    return {name: _without_surrogates(str(value)).strip() for name, value in zip(names, given.values(), strict=True)}
+
+
+def _without_surrogates(text: str) -> str:
+    # A variable or an argument may have bytes that are no UTF-8; the wire takes no such text.
+    return text.encode(errors="replace").decode()
 
 
 def _run_id(given: Any) -> str:
@@ -192,7 +198,8 @@ class Options:
         """These settings with some replaced.
 
         Args:
-            arguments: by name, as a user gives them; None leaves a setting as it is. A mapping for a nested one.
+            arguments: by name, as a user gives them; None leaves a setting as it is. A mapping for a nested one. Tags are
+                added to those that there are.
 
         Raises:
             ConfigurationError: a value makes no sense.
@@ -205,6 +212,8 @@ class Options:
             if name == "pytorch" and isinstance(value, Mapping):
                 nested = {inner: parse(f"{name}.{inner}", each) for inner, each in value.items() if each is not None}
                 changes[name] = replace(self.pytorch, **nested)
+            elif name == "tags":
+                changes[name] = {**self.tags, **parse(name, value)}
             else:
                 changes[name] = parse(name, value)
         return replace(self, **changes)

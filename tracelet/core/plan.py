@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,23 @@ def check_run_id(run_id: object) -> str:
     )
 
 
+class _Kept:
+    """What is pickled by name: a checkpoint of a script may hold it, and be read by another version of tracelet."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        me: Any = self
+        return _rebuild, (type(self), {each.name: getattr(self, each.name) for each in fields(me)})
+
+
+def _rebuild(kind: type[Any], said: Mapping[str, Any]) -> Any:
+    """Fields that are new here have their defaults; those that are known no more are left out."""
+    return kind(**{each.name: said[each.name] for each in fields(kind) if each.name in said})
+
+
 @dataclass(frozen=True, slots=True)
-class BackendTarget:
+class BackendTarget(_Kept):
     """A tracker to deliver to: the fields of the wire's BackendSpec."""
 
     kind: str
@@ -54,7 +69,7 @@ class BackendTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class RunPlan:
+class RunPlan(_Kept):
     """What a run is to be.
 
     Attributes:
@@ -77,6 +92,7 @@ class RunPlan:
         notes: a text about the run, in Markdown.
         tags: tags that are given at the start.
         resumed: the run was begun before, by another process.
+        carried: its records go to a collector; without that they stay in their spools, for a test to read.
     """
 
     run_id: str
@@ -98,6 +114,7 @@ class RunPlan:
     notes: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     resumed: bool = False
+    carried: bool = True
 
     def run_spec(self) -> dict[str, Any]:
         """The fields of the wire's RunSpec, JSON-able."""

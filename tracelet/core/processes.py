@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -33,9 +34,11 @@ __all__ = [
     "launcher_of",
     "leave_to_children",
     "pickled_above",
+    "put_back",
     "remember",
     "run_above",
     "run_is_ours",
+    "set_aside",
     "was_given",
 ]
 
@@ -45,7 +48,7 @@ _FORKING = Guard("leaving the parent's spool after a fork")
 _runs: weakref.WeakSet[Experiment] = weakref.WeakSet()
 _grpc_is_lost = False
 _came_by_fork: set[str] = set()
-_before: dict[str, str | None] | None = None  # what the environment said before this process left its run's id there
+_before: Mapping[str, str | None] | None = None  # what the environment said before this process left its run's id there
 _LEFT: Final = ("TRACELET_RUN_ID", "TRACELET_RUN_OWNER", "TRACELET_RUN_HOME", "TRACELET_RUN_JOB")
 _BATCH_JOB: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
@@ -112,6 +115,19 @@ def leave_to_children(run: Experiment | None) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = ""  # whoever copies it in another thread would miss a name that he has just seen
+
+
+def set_aside() -> Mapping[str, str | None] | None:
+    """Forget for a while what the environment said before this process left a run there. It goes to `put_back`."""
+    global _before
+    before, _before = _before, None
+    return before
+
+
+def put_back(before: Mapping[str, str | None] | None) -> None:
+    """Know again what the environment said before."""
+    global _before
+    _before = before
 
 
 def _is_alone() -> bool:

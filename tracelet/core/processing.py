@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 from tracelet.core.metrics import Metric
 from tracelet.core.recorder import Recorder
 from tracelet.core.values import as_float, as_meta, as_step
-from tracelet.guard import say
+from tracelet.guard import in_a_line, is_users, say
 from tracelet.spoolfile import BlobKind, SlotDecoder, SpoolBlob, SpoolItem, SpoolPoint
 
 __all__ = ["Processing", "Processor"]
@@ -70,11 +70,35 @@ class Processing:
         if self._over:
             return self._spool.claimed
         if self._lock.acquire(blocking=False):
+            self._holder = threading.get_ident()
             try:
                 self._advance(time.monotonic() + _SLICE)
             finally:
+                self._holder = 0
                 self._lock.release()
         return self._decided
+
+    def catch_up(self, deadline: float) -> None:
+        """Run the processors over all that is recorded.
+
+        Args:
+            deadline: seconds; then it is left as it is.
+        """
+        if self._over:
+            return
+        until = time.monotonic() + deadline
+        # A processor, or a signal handler in the middle of one, may stop the run.
+        if self._holder != threading.get_ident() and self._lock.acquire(timeout=deadline):
+            self._holder = threading.get_ident()
+            try:
+                while self._decided < self._spool.claimed and time.monotonic() < until:
+                    before = self._decided
+                    self._advance(until)
+                    if self._decided == before:
+                        time.sleep(_POLL)  # a record that is being written
+            finally:
+                self._holder = 0
+                self._lock.release()
 
     def finish(self, deadline: float) -> None:
         """Run the processors over all that is recorded; what comes then is sent as it is.
@@ -84,17 +108,7 @@ class Processing:
         """
         if self._over:
             return
-        until = time.monotonic() + deadline
-        # A processor, or a signal handler in the middle of one, may stop the run.
-        if self._holder != threading.get_ident() and self._lock.acquire(timeout=deadline):
-            try:
-                while self._decided < self._spool.claimed and time.monotonic() < until:
-                    before = self._decided
-                    self._advance(until)
-                    if self._decided == before:
-                        time.sleep(_POLL)  # a record that is being written
-            finally:
-                self._lock.release()
+        self.catch_up(deadline)
         if left := self._spool.claimed - self._decided:
             say(
                 f"the processors did not get through in {deadline:g} s: up to {left} points are sent as they were logged"
@@ -102,22 +116,18 @@ class Processing:
         self._over = True
 
     def _advance(self, until: float) -> None:
-        self._holder = threading.get_ident()
-        try:
-            while time.monotonic() < until:
-                if not self._read:
-                    items = self._spool.look(self._at, _AT_ONCE, self._decoder)
-                    if not items:
-                        return
-                    self._at += len(items)
-                    self._read.extend(items)
-                item = self._read.popleft()
-                try:
-                    self._decide(item)
-                finally:
-                    self._decided = item.seq + 1
-        finally:
-            self._holder = 0
+        while time.monotonic() < until:
+            if not self._read:
+                items = self._spool.look(self._at, _AT_ONCE, self._decoder)
+                if not items:
+                    return
+                self._at += len(items)
+                self._read.extend(items)
+            item = self._read.popleft()
+            try:
+                self._decide(item)
+            finally:
+                self._decided = item.seq + 1
 
     def _decide(self, item: SpoolItem) -> None:
         point = self._point(item)
@@ -159,10 +169,12 @@ def _apply(processor: Processor, point: Metric) -> list[Metric]:
         if isinstance(made, Metric):
             return [_checked(made, point)]
         return [_checked(each, point) for each in made]
-    except Exception as error:  # the user's, on a thread of ours: the point is not to be lost by it
+    except (Exception, SystemExit) as error:  # the point is not to be lost by it, nor our thread
+        if is_users(error):
+            raise
         name = getattr(processor, "__qualname__", type(processor).__qualname__)
         say(
-            f"processor {name} failed ({type(error).__name__}: {error}); such points are sent as they were logged",
+            f"processor {name} failed ({in_a_line(error)}); such points are sent as they were logged",
             key=f"processor {id(processor)} failed",
         )
         return [point]

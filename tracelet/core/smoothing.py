@@ -34,7 +34,7 @@ class smooth:
     def __init__(self, window: int, names: str | Iterable[str] | None = None) -> None:
         if not isinstance(window, int) or isinstance(window, bool) or window < 1:
             raise ConfigurationError(f"window={window!r} makes no sense; give a number of points, 1 or more")
-        self._names = None if names is None else frozenset([names] if isinstance(names, str) else names)
+        self._names = None if names is None else _names(names)
         self._window = window
         self._last: dict[str, deque[float]] = {}
 
@@ -52,6 +52,13 @@ class smooth:
         if self._names is not None:
             return point.name in self._names
         return point.type == MetricType.LOSS.value and not point.name.endswith(_SUFFIX)
+
+
+def _names(given: object) -> frozenset[str]:
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError(f"names={given!r:.80} makes no sense; give a metric's name, or several")
+    return frozenset(names)
 
 
 def _mean(values: deque[float]) -> float:

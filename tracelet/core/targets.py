@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tracelet.core.plan import BackendTarget
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, UnknownBackendError
 from tracelet.transport import credentials
 
-__all__ = ["KNOWN", "check_installed", "mlflow_target", "resolve"]
+__all__ = ["KNOWN", "check_installed", "check_mlflow_target", "mlflow_target", "resolve"]
 
 # kind -> (module that must be importable, package that brings it)
 KNOWN: Final[Mapping[str, tuple[str, str]]] = {"mlflow": ("mlflow", "mlflow")}
@@ -104,21 +105,37 @@ def mlflow_target(asked: str | None) -> str:
 
     Raises:
         BackendNotInstalledError: it is a database, and this is mlflow-skinny.
-        ConfigurationError: it is kept in memory.
+        ConfigurationError: it is kept in memory, or is a folder.
     """
-    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = check_mlflow_target(asked)
     if _DATABASE.match(uri) and not _is_there("sqlalchemy"):
         raise BackendNotInstalledError("mlflow", "sqlalchemy", sys.executable)
     if sqlite := _SQLITE.fullmatch(uri):
         scheme, path, query = sqlite.groups()
-        if path in ("", ":memory:"):
-            raise ConfigurationError(f"{uri} is gone when its process ends; give a file, as sqlite:///mlflow.db")
         if not path.startswith("/"):
             # The user's part is an address already; the folder becomes one: `%20` in an address is a blank.
             path = str(_here()).rstrip("/").replace("%", "%25").replace("?", "%3F") + "/" + path
         return f"{scheme}/{path}{query}"
-    if "://" not in uri and not uri.startswith(("databricks", "file:")):
-        return (_here() / uri).as_uri()
+    return uri
+
+
+def check_mlflow_target(asked: str | None = None) -> str:
+    """Whether MLflow's tracking URI is a place to deliver to, whatever is installed here; as it was given.
+
+    Raises:
+        ConfigurationError: it is kept in memory, or is a folder.
+    """
+    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if (sqlite := _SQLITE.fullmatch(uri)) and sqlite[2] in ("", ":memory:"):
+        raise ConfigurationError(f"{uri} is gone when its process ends; give a file, as sqlite:///mlflow.db")
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
+        folder = Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else _here() / uri
+        database = shlex.quote(f"sqlite:///{folder.parent}/mlflow.db")
+        raise ConfigurationError(
+            f"{uri} is a folder, MLflow's file store, which MLflow itself no longer writes to. Give a database or a server: "
+            f"MLFLOW_TRACKING_URI={database}. What is in the folder gets there by:  mlflow migrate-filestore --source "
+            f"{shlex.quote(str(folder))} --target {database}"
+        )
     return uri
 
 

@@ -35,6 +35,7 @@ class Framework(ABC):
         module: the module whose import makes the patches possible.
         package: the top module, whose version counts.
         since: the oldest version that this was made for.
+        settings: the name of its settings; empty when that is its identifier.
         tracking: calls are recorded for the run.
     """
 
@@ -42,6 +43,7 @@ class Framework(ABC):
     module: ClassVar[str]
     package: ClassVar[str]
     since: ClassVar[tuple[int, ...]]
+    settings: ClassVar[str] = ""
     _wanted: ClassVar[bool] = False
     _awaited: ClassVar[bool] = False
 

@@ -13,23 +13,25 @@ from tracelet.guard import swallow
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.options import Options
+    from tracelet.frameworks.base import Framework
 
 __all__ = ["FRAMEWORKS", "install_all", "uninstall_all"]
 
-# identifier (also the name of its settings, if it has any) -> our module, its class
+# identifier -> our module, its class
 FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "pytorch": ("tracelet.frameworks.pytorch", "PyTorchFramework"),
+    "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
 }
 
 
 def install_all(experiment: Experiment, options: Options) -> None:
     """Give a run its frameworks. One that cannot be intercepted costs one line on stderr, and no more."""
     for identifier, (module, name) in FRAMEWORKS.items():
-        settings = getattr(options, identifier, None)
-        arguments = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
         try:
-            framework = getattr(importlib.import_module(module), name)(**arguments)
-            framework.initialize(experiment)
+            kind: type[Framework] = getattr(importlib.import_module(module), name)
+            settings = getattr(options, kind.settings or identifier, None)
+            arguments = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+            kind(**arguments).initialize(experiment)
         except Exception as error:  # the training does not depend on being recorded
             swallow(f"intercepting {identifier}", error)
 

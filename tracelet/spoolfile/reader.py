@@ -25,7 +25,12 @@ class SpoolDamaged(ValueError):
 
 
 class SegmentFile:
-    """The slots of one segment file, as far as the file goes."""
+    """The slots of one segment file, as far as the file goes.
+
+    Attributes:
+        slots: their bytes.
+        claimed: the first position after the stream's last, when records before it found no room; else 0.
+    """
 
     def __init__(self, path: Path, number: int, epoch: int) -> None:
         """Read the file.
@@ -42,6 +47,7 @@ class SegmentFile:
         if header is not None and (header.number, header.epoch) != (number, epoch):
             raise SpoolDamaged(f"{path} is segment {header.number} of epoch {header.epoch}, not {number} of {epoch}")
         slots = min((len(raw) - HEADER_SIZE) // SLOT_SIZE, SLOTS_PER_SEGMENT)
+        self.claimed = 0 if header is None else header.claimed
         self.slots = raw[HEADER_SIZE : HEADER_SIZE + max(slots, 0) * SLOT_SIZE]
 
 
@@ -62,14 +68,25 @@ class SpoolReader:
         self._directory = directory
         self._epoch = epoch
         self._whole = whole
+        self._claimed = 0
         self.foreign: list[Path] = []
 
     def read(self, from_seq: int = 0) -> Iterator[list[SpoolItem]]:
         """Items from `from_seq` to the last committed position, a list for each segment.
 
         A segment that is missing between others, and slots that are damaged or cut off, come as `SpoolLost`. So do positions
-        between `from_seq` and the first segment.
+        between `from_seq` and the first segment, and those at the end of which the writer has said that they found no room.
         """
+        end = from_seq
+        for items, after in self._read(from_seq):
+            end = after
+            if items:
+                yield items
+        if self._whole and self._claimed > end:
+            yield [SpoolLost(end, self._claimed - end)]
+
+    def _read(self, from_seq: int) -> Iterator[tuple[list[SpoolItem], int]]:
+        """Lists of items, each with the first position after it."""
         mark = mark_of(self._epoch)
         decoder = SlotDecoder()
         files: dict[int, list[Path]] = {}
@@ -83,7 +100,7 @@ class SpoolReader:
             slots = self._slots(number, files[number])
             first = number * SLOTS_PER_SEGMENT
             if first > position:
-                yield [SpoolLost(position, first - position)]
+                yield [SpoolLost(position, first - position)], first
             marks = _marks(slots)
             end = len(marks.rstrip(b"\0")) if number == last else SLOTS_PER_SEGMENT
             if not self._whole and (unfinished := marks.find(b"\0")) >= 0:
@@ -92,8 +109,7 @@ class SpoolReader:
             if len(items) < end:
                 items.append(SpoolLost(first + len(items), end - len(items)))
             position = max(position, first + end)
-            if items := [item for item in items if item.seq >= from_seq]:
-                yield items
+            yield [item for item in items if item.seq >= from_seq], position
             if not self._whole and end < SLOTS_PER_SEGMENT:
                 return
 
@@ -114,6 +130,7 @@ class SpoolReader:
                 if path not in self.foreign:
                     self.foreign.append(path)
                 continue
+            self._claimed = max(self._claimed, segment.claimed)
             if not slots or _marks(segment.slots).strip(b"\0"):
                 slots = segment.slots
         return slots

@@ -51,7 +51,7 @@ MAX_BLOB: Final = PART_BYTES * 0xFFFF
 POINT: Final = struct.Struct("<qddIHBB")
 PART: Final = struct.Struct("<24sIHBB")
 HEAD: Final = struct.Struct("<IIH14xIHBB")
-_HEADER: Final = struct.Struct("<8sHHIQB")
+_HEADER: Final = struct.Struct("<8sHHIQB7xQ")
 _CRC: Final = struct.Struct("<I")
 _FIRST_MARK: Final = HEADER_SIZE + SLOT_SIZE - 1
 
@@ -126,6 +126,7 @@ class SegmentHeader:
     epoch: int
     slot_size: int = SLOT_SIZE
     header_size: int = HEADER_SIZE
+    claimed: int = 0  # where the stream ended, when its last records found no room; else 0
 
     @property
     def mark(self) -> int:
@@ -134,7 +135,7 @@ class SegmentHeader:
 
     def pack(self) -> bytes:
         """The header's bytes, padded to `HEADER_SIZE`, the checksum last."""
-        body = _HEADER.pack(MAGIC, self.slot_size, self.header_size, self.number, self.epoch, self.mark)
+        body = _HEADER.pack(MAGIC, self.slot_size, self.header_size, self.number, self.epoch, self.mark, self.claimed)
         body = body.ljust(HEADER_SIZE - _CRC.size, b"\0")
         return body + _CRC.pack(zlib.crc32(body))
 
@@ -150,8 +151,8 @@ class SegmentHeader:
         body = raw[: HEADER_SIZE - _CRC.size]
         if _CRC.unpack(raw[HEADER_SIZE - _CRC.size : HEADER_SIZE])[0] != zlib.crc32(body):
             raise ValueError("the segment's header is damaged")
-        _, slot_size, header_size, number, epoch, mark = _HEADER.unpack_from(body)
-        header = SegmentHeader(number, epoch, slot_size, header_size)
+        _, slot_size, header_size, number, epoch, mark, claimed = _HEADER.unpack_from(body)
+        header = SegmentHeader(number, epoch, slot_size, header_size, claimed)
         if slot_size != SLOT_SIZE or header_size != HEADER_SIZE or mark != header.mark:
             raise ValueError(f"a segment of another format (slot size {slot_size}, header size {header_size})")
         return header

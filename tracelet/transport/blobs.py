@@ -58,14 +58,11 @@ class Blobs:
         return self._folder / sha256
 
     @contextmanager
-    def draft(self, size: int = 0) -> Iterator[Draft]:
+    def draft(self) -> Iterator[Draft]:
         """A file to write content to; removed at the end, unless it was kept.
 
-        Args:
-            size: bytes that will be copied into it, if that is known.
-
         Raises:
-            OSError: the folder or the file cannot be made, or there is no room.
+            OSError: the folder or the file cannot be made.
         """
         path = self._folder / f"{next(self._drafts)}-{os.urandom(4).hex()}.draft"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -75,15 +72,21 @@ class Blobs:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, flags, 0o600)
         try:
-            if size:
-                disk = os.fstatvfs(descriptor)
-                if size > (disk.f_bavail - disk.f_blocks // _RESERVED) * disk.f_frsize:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             yield Draft(path, descriptor)
         finally:
             os.close(descriptor)
             with suppress(OSError):  # gone with the spool
                 path.unlink(missing_ok=True)
+
+    def need(self, size: int) -> None:
+        """See that there is room for a copy.
+
+        Raises:
+            OSError: it would fill the disk.
+        """
+        disk = os.statvfs(self._folder)
+        if size > (disk.f_bavail - disk.f_blocks // _RESERVED) * disk.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def keep(self, sha256: str, draft: Draft) -> None:
         """A record will name this content.

@@ -15,11 +15,12 @@ _LINE_EVERY: Final = 10.0
 
 
 @contextmanager
-def progress(lines: Callable[[str], None] | None = None) -> Iterator[Show]:
+def progress(lines: Callable[[str], None] | None = None, *, whole: bool = False) -> Iterator[Show]:
     """Show how far delivery is.
 
     Args:
         lines: takes a line now and then, where stderr is no terminal; None for nothing there.
+        whole: the process does nothing else: what it writes by `sys.stdout` and `sys.stderr` meanwhile comes above the bar.
 
     Yields:
         To be called with the points that are accounted for, and all points.
@@ -32,7 +33,14 @@ def progress(lines: Callable[[str], None] | None = None) -> Iterator[Show]:
 
     columns = (TextColumn("delivered"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # No thread of its own: an interpreter that is about to exit starts none.
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=whole,
+        redirect_stderr=whole,
+    ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
 

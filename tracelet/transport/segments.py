@@ -141,6 +141,13 @@ class Segments:
             if (path := self._files.pop(number, None)) is not None:
                 path.unlink(missing_ok=True)
 
+    def tell_lost(self, claimed: int) -> None:
+        """Write where the stream ended into the segments that are on the disk: what is not found there, had no room."""
+        for number in list(self._files):
+            if (segment := self.mapped.get(number)) is not None:
+                raw = SegmentHeader(number, self._epoch, claimed=claimed).pack()
+                segment[: len(raw)] = raw
+
     def rescue(self) -> dict[int, mmap.mmap]:
         """Write to the disk what is in RAM alone, now that nobody will send it; there may be room again.
 

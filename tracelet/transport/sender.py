@@ -20,6 +20,7 @@ from tracelet.errors import CollectorError
 from tracelet.guard import say
 from tracelet.spoolfile import SpoolLost
 from tracelet.transport.background import importing
+from tracelet.transport.comeback import come_back
 from tracelet.transport.spool import SpoolWriter
 
 if TYPE_CHECKING:
@@ -165,7 +166,10 @@ class Sender:
         self._let_go_of_blobs(position)
         self._blobs.clear()  # what is left is named again
         there: set[str] = set()
+        sent = spool.taken
         start = spool.rewind(position)
+        if position > sent and not self._finishing.is_set():  # at the end, the spool may have been given up on purpose
+            come_back(spool, position)
         if start > position:
             # Acked once, and forgotten by the collector since (its log was removed): said, not skipped.
             for batch in codec.encode([SpoolLost(position, start - position)]):

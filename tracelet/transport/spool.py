@@ -361,6 +361,8 @@ class SpoolWriter:
                 first = max(durable - number * SLOTS_PER_SEGMENT, 0)
                 marks = segment[HEADER_SIZE + (first + 1) * SLOT_SIZE - 1 :: SLOT_SIZE]
                 lost += len(marks) - marks.count(0)
+            if lost:
+                self._segments.tell_lost(self.claimed)
         self._free_lock()
         return lost
 

@@ -13,63 +13,69 @@ What MLflow cannot hold as it is:
     a step outside int64      a dead letter
     a name it refuses         a key that it takes; the name in the tag `tracelet.metric.<key>.name`
     a param that changes      the first value as param, the last one as the tag `param.<key>`
+    a histogram               its JSON as an artifact, and metrics: `<key>/mean`, `/std`, `/min`, `/max`, `/p5`, `/p50`, `/p95`
+    other media, artifacts    files: see `mlflow_media`
+
+Numbers go first, files after them, the run's end last: a slow upload holds up no number that came with it.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag, ViewType
+from mlflow.entities import Experiment, ViewType
 from mlflow.exceptions import MlflowException
 
-from tracelet.core.metrics import RunEnd, RunStatus
 from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Run
-from tracelet_collector.exporters.mlflow_errors import hide_password, is_gone, is_refusal, translated
-from tracelet_collector.exporters.mlflow_plan import MAX_KEY, MAX_TAG, Plan, PlannedPoint, fit
+from tracelet_collector.exporters.mlflow_errors import hide_password, is_gone, translated
+from tracelet_collector.exporters.mlflow_media import place, renamed
+from tracelet_collector.exporters.mlflow_metadata import fit
+from tracelet_collector.exporters.mlflow_plan import MAX_KEY, Plan
+from tracelet_collector.exporters.mlflow_run import MAX_METRICS, TrackedRun, deleted
 from tracelet_collector.exporters.mlflow_target import Targets
 from tracelet_collector.exporters.names import sanitise
 
 __all__ = ["MlflowExporter"]
 
-_MAX_METRICS: Final = 1000
-_MAX_OTHERS: Final = 100
-_MAX_BYTES: Final = 900_000  # of one request: a server takes 1 MB
 _RUN_TAG: Final = "tracelet.run_id"
-_STATUS: Final[Mapping[RunStatus, str]] = {
-    RunStatus.RUNNING: "RUNNING",
-    RunStatus.FINISHED: "FINISHED",
-    RunStatus.FAILED: "FAILED",
-    RunStatus.KILLED: "KILLED",
-}
-_T = TypeVar("_T")
+_PARENT_TAG: Final = "tracelet.parent"
+_MLFLOW_PARENT_TAG: Final = "mlflow.parentRunId"
+_OWN_WORDS: Final = (
+    "labels",
+    "dropped",
+    "rows",
+    "rows_since",
+    "row_files",
+)  # of the state, which MLflow has no part in
+_PARENT_EVERY: Final = 10.0  # seconds between two looks for a parent that is not there yet
 
 
 class MlflowExporter:
     """The exporter of kind `mlflow`; see `exporters.base` for what that means."""
 
     kind: ClassVar[str] = "mlflow"
-    batch_points: ClassVar[int] = _MAX_METRICS
+    batch_points: ClassVar[int] = MAX_METRICS
 
     def __init__(self) -> None:
         self._targets = Targets()
+        self._looked_for_parent: dict[str, float] = {}
 
     def export(self, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory) -> Outcome:
         """Deliver records of one run; see `Exporter.export`."""
         with translated(run.target):
             client = self._targets.client(run.target)
             try:
-                outcome = _deliver(client, run, items, state, memory)
+                outcome = self._deliver(client, run, items, state, memory)
             except MlflowException as error:
                 self._targets.check(run.target)
                 if not (state.get("run") and is_gone(error)):
                     raise
                 # Somebody removed the run, or began a new store: what the state says of MLflow is void.
-                kept = {name: state[name] for name in ("labels", "dropped") if name in state}
-                outcome = _deliver(client, run, items, kept, memory)
+                kept = {name: state[name] for name in _OWN_WORDS if name in state}
+                outcome = self._deliver(client, run, items, kept, memory)
             self._targets.check(run.target)
             return outcome
 
@@ -77,29 +83,67 @@ class MlflowExporter:
         """Let go of the targets."""
         self._targets.close()
 
+    def _deliver(
+        self, client: MlflowClient, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory
+    ) -> Outcome:
+        known = state.get("run")
+        tracked = TrackedRun(client, run, known or _find_or_create(client, run))
+        if not known:
+            _adopt_children(client, run, tracked.id)
+        link = state.get("link") or _link(run.target, client.get_run(tracked.id).info)
+        plan = Plan.make(items, {**state, "run": tracked.id, "link": link}, run)
+        self._look_for_parent(client, run, plan)
+        stamps = plan.stamp(memory) | place(plan.files, tracked.id, memory)
+        plan.tags |= renamed(plan.files)
+        if plan.params:
+            tracked.log_params(plan)
+        tracked.set_tags(plan.tags)
+        refused = tracked.log_points(plan.points, plan.beside)
+        lost = tracked.log_files(plan.files, memory)
+        if plan.end is not None:
+            tracked.end(plan.end)
+        stored = [point for point in plan.points if id(point) not in refused]
+        files = [file.item for file in plan.files if file.item is not None and id(file) not in lost]
+        rerouted = sum(point.rerouted for point in stored)
+        dead = [Dead(point.item, error) for point, error in refused.values()]
+        dead += [Dead(file.item, error) for file, error in lost.values() if file.item is not None]
+        return Outcome(
+            delivered=len(stored) - rerouted + len(files),
+            rerouted=rerouted,
+            dead=plan.dead + dead,
+            state=plan.state,
+            stamps=stamps,
+        )
 
-def _deliver(
-    client: MlflowClient, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory
-) -> Outcome:
-    tracked = _TrackedRun(client, run, state.get("run") or _find_or_create(client, run))
-    link = state.get("link") or _link(run.target, client.get_run(tracked.id).info)
-    plan = Plan.make(items, {**state, "run": tracked.id, "link": link})
-    stamps = plan.stamp(memory)
-    if plan.params:
-        tracked.log_params(plan)
-    tracked.set_tags(plan.tags)
-    refused = tracked.log_points(plan.points)
-    if plan.end is not None:
-        tracked.end(plan.end)
-    stored = [point for point in plan.points if id(point) not in refused]
-    rerouted = sum(point.rerouted for point in stored)
-    return Outcome(
-        delivered=len(stored) - rerouted,
-        rerouted=rerouted,
-        dead=plan.dead + [Dead(point.item, error) for point, error in refused.values()],
-        state=plan.state,
-        stamps=stamps,
+    def _look_for_parent(self, client: MlflowClient, run: Run, plan: Plan) -> None:
+        """Tell MLflow of the parent, once it is there; before that, look for it now and then, and when the run ends."""
+        if run.parent in ("", run.run_id) or plan.state.get("parent"):
+            return
+        now = time.monotonic()
+        if now < self._looked_for_parent.get(run.run_id, 0.0) + _PARENT_EVERY and plan.end is None:
+            return
+        self._looked_for_parent[run.run_id] = now
+        if found := _search(client, _RUN_TAG, run.parent):
+            plan.state["parent"] = plan.tags[_MLFLOW_PARENT_TAG] = str(found[0].info.run_id)
+            del self._looked_for_parent[run.run_id]
+
+
+def _adopt_children(client: MlflowClient, run: Run, tracked: str) -> None:
+    """Runs that came before this one, their parent, did not find it."""
+    for child in _search(client, _PARENT_TAG, run.run_id):
+        if child.info.run_id != tracked and child.data.tags.get(_MLFLOW_PARENT_TAG) != tracked:
+            client.set_tag(child.info.run_id, _MLFLOW_PARENT_TAG, tracked)
+
+
+def _search(client: MlflowClient, tag: str, run_id: str) -> Sequence[Any]:
+    """Runs of any experiment that have a run's id in a tag."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    # A filter has no escapes: an id that is not plain has its sanitised form as the tag's value.
+    mark = sanitise(run_id, MAX_KEY)
+    found: Sequence[Any] = client.search_runs(
+        experiments, f"tags.\"{tag}\" = '{mark}'", order_by=["attributes.start_time ASC"]
     )
+    return found
 
 
 def _find_or_create(client: MlflowClient, run: Run) -> str:
@@ -117,7 +161,7 @@ def _find_or_create(client: MlflowClient, run: Run) -> str:
     if active:
         return str(active[0].info.run_id)
     if found:
-        raise Paused(_deleted(run, found[0].info.run_id))
+        raise Paused(deleted(run, found[0].info.run_id))
     made = client.create_run(
         experiment.experiment_id,
         start_time=max(1, round(run.created * 1000)),
@@ -147,154 +191,7 @@ def _experiment(client: MlflowClient, run: Run) -> Experiment:
     return experiment
 
 
-def _link(target: str, info: RunInfo) -> str:
+def _link(target: str, info: Any) -> str:
     """Where a run is: its page on a tracking server; for a store, where it would be on one that serves it."""
     slash = "/" if target.startswith(("http://", "https://")) else ""
     return f"{target.rstrip('/')}{slash}#/experiments/{info.experiment_id}/runs/{info.run_id}"
-
-
-def _deleted(run: Run, tracked: str) -> str:
-    return (
-        f"the MLflow run of {run.name!r} is deleted. Restore it:  MLFLOW_TRACKING_URI={hide_password(run.target)} "
-        f"mlflow runs restore --run-id {tracked}"
-    )
-
-
-class _TrackedRun:
-    """A run in MLflow, for one call of `export`."""
-
-    def __init__(self, client: MlflowClient, run: Run, tracked: str) -> None:
-        self.id = tracked
-        self._client = client
-        self._run = run
-        self._known_active = False
-
-    def log_points(self, points: Iterable[PlannedPoint]) -> dict[int, tuple[PlannedPoint, str]]:
-        """Log points, and the numeric metadata beside them.
-
-        Returns:
-            By `id` of the point: what MLflow refused, and its words.
-        """
-        refused = _send_all(
-            list(_metrics(points)),
-            lambda some: self._log_batch(metrics=[metric for metric, _ in some]),
-            _MAX_METRICS,
-            lambda entry: _json_size(entry[0].key) + 110,
-        )
-        dead: dict[int, tuple[PlannedPoint, str]] = {}
-        for (metric, point), error in refused:
-            if point is None:
-                self._say(f"MLflow refused {metric.key!r} = {metric.value}: {error}")
-            else:
-                dead[id(point)] = point, error
-        return dead
-
-    def log_params(self, plan: Plan) -> None:
-        """Log params that are new. One that has another value already cannot change: a tag gets the new value."""
-        data = self._client.get_run(self.id).data
-        known, tags = dict(data.params), {**data.tags, **plan.tags}
-        fresh: dict[str, str] = {}
-        for param in plan.params:
-            tag = f"param.{param.key}"
-            if param.key not in known:
-                known[param.key] = fresh[param.key] = param.value
-            elif known[param.key] != param.value or tag in tags:
-                tags[tag] = plan.tags[tag] = fit(param.value, MAX_TAG)
-        refused = _send_all(
-            [Param(key, value) for key, value in fresh.items()],
-            lambda some: self._log_batch(params=some),
-            _MAX_OTHERS,
-            lambda param: _json_size(param.key) + _json_size(param.value) + 40,
-        )
-        for late, _ in refused:  # somebody else logged another value meanwhile
-            plan.tags[f"param.{late.key}"] = fit(late.value, MAX_TAG)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        refused = _send_all(
-            [RunTag(key, value) for key, value in tags.items()],
-            lambda some: self._log_batch(tags=some),
-            _MAX_OTHERS,
-            lambda tag: _json_size(tag.key) + _json_size(tag.value) + 40,
-        )
-        for tag, error in refused:
-            self._say(f"MLflow refused the tag {tag.key!r}: {error}")
-
-    def end(self, end: RunEnd) -> None:
-        """Set the status, and the time at which it came about."""
-        status = _STATUS[end.status]
-        if end.status is RunStatus.RUNNING:
-            self._client.update_run(self.id, status=status)
-        else:
-            self._client.set_terminated(self.id, status, max(1, round(end.wall_time * 1000)))
-
-    def _log_batch(
-        self, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
-    ) -> None:
-        try:
-            self._client.log_batch(self.id, metrics=metrics, params=params, tags=tags)
-        except MlflowException as error:
-            if is_refusal(error) and not self._known_active:  # MLflow says it of a deleted run, too
-                if self._client.get_run(self.id).info.lifecycle_stage != "active":
-                    raise Paused(_deleted(self._run, self.id)) from error
-                self._known_active = True
-            raise
-
-    def _say(self, what: str) -> None:
-        print(f"run {self._run.run_id}: {what}", file=sys.stderr, flush=True)  # noqa: T201 -- the worker's log
-
-
-def _metrics(points: Iterable[PlannedPoint]) -> Iterator[tuple[Metric, PlannedPoint | None]]:
-    for point in points:
-        yield Metric(point.key, point.value, point.timestamp, point.step), point
-        for key, value in point.extras:
-            yield Metric(key, value, point.timestamp, point.step), None
-
-
-def _send_all(
-    entries: Sequence[_T], send: Callable[[Sequence[_T]], None], most: int, size: Callable[[_T], int]
-) -> list[tuple[_T, str]]:
-    """Send entries in batches, and halve a batch that is refused until what MLflow does not want stands alone.
-
-    A call stores all of its entries or none.
-
-    Args:
-        entries: in order.
-        send: one call.
-        most: entries of one call.
-        size: bytes of an entry in a request.
-
-    Returns:
-        What was refused, and MLflow's words.
-    """
-    refused: list[tuple[_T, str]] = []
-    waiting = list(_batches(entries, most, size))[::-1]
-    while waiting:
-        some = waiting.pop()
-        try:
-            send(some)
-        except MlflowException as error:
-            if not is_refusal(error):
-                raise
-            if len(some) == 1:
-                refused.append((some[0], fit(str(error).partition("\n")[0], 400)))
-            else:
-                half = len(some) // 2
-                waiting += [some[half:], some[:half]]
-    return refused
-
-
-def _batches(entries: Sequence[_T], most: int, size: Callable[[_T], int]) -> Iterator[Sequence[_T]]:
-    start = total = 0
-    for at, entry in enumerate(entries):
-        weight = size(entry)
-        if at > start and (at - start >= most or total + weight > _MAX_BYTES):
-            yield entries[start:at]
-            start, total = at, 0
-        total += weight
-    if start < len(entries):
-        yield entries[start:]
-
-
-def _json_size(text: str) -> int:
-    return len(text) if text.isascii() and text.isprintable() else len(json.dumps(text))

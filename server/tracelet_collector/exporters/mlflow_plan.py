@@ -9,7 +9,13 @@ The state of a run, as it is committed with the cursor:
     params     param name -> key
     tags       tag name -> key
     flags      key -> what its `tracelet.metric.<key>.…` tags say
-    metadata   key -> {"fields": the metadata that is not numeric, "varies": names of fields that changed}
+    metadata   key -> {"fields": the metadata that is not numeric, "varies": names of fields that changed, "since": of the
+               first point}
+    rows       rows of metadata that no file has yet; rows_since is the time of the first, row_files counts the files
+    about      a hash of what the run's plan said of it: parent, group, notes, tags
+    parent     MLflow's id of the parent, when it was found
+    images     the run has some
+    ended      it has ended, as far as is known
     labels     log_dir -> label
     dropped    points that were lost before they had a place in the log
     reason     the last end that was told had a reason
@@ -28,19 +34,26 @@ from typing import Any, Final
 from tracelet.core.metrics import (
     INT64_MAX,
     INT64_MIN,
+    Artifact,
     Gap,
+    Media,
     MetaValue,
     Metric,
     MetricType,
     Params,
     RunEnd,
+    RunStatus,
     Tags,
     WriterSeen,
 )
-from tracelet_collector.exporters.base import Dead, Item, Memory
-from tracelet_collector.exporters.names import KeyBook
+from tracelet_collector.exporters.artifact_paths import Owner
+from tracelet_collector.exporters.base import Dead, Item, Memory, Run
+from tracelet_collector.exporters.histograms import summary
+from tracelet_collector.exporters.mlflow_media import IMAGE_KINDS, PlannedFile
+from tracelet_collector.exporters.mlflow_metadata import MetadataBook, fit, json_within
+from tracelet_collector.exporters.names import KeyBook, sanitise
 
-__all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Plan", "PlannedParam", "PlannedPoint", "fit"]
+__all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Beside", "Plan", "PlannedParam", "PlannedPoint"]
 
 MAX_KEY: Final = 250
 MAX_TAG: Final = 5000  # 8000 in MLflow 3
@@ -53,14 +66,7 @@ _METRIC_LIMIT: Final = (
 )
 _PARAM_LIMIT: Final = 220  # and for `tracelet.param.<key>.name`
 _TAG_LIMIT: Final = 225
-_MAX_WORD: Final = 1000
-_MAX_NAMES_WITH_METADATA: Final = 1000
 _MAX_TIME_MS: Final = 253_402_300_799_999  # the end of the year 9999
-
-
-def fit(text: str, limit: int) -> str:
-    """The text, cut to `limit` characters with an ellipsis that says so."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _milliseconds(wall_time: float) -> int:
@@ -84,6 +90,16 @@ class PlannedPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A number beside a histogram. It is no point: nobody counts it."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedParam:
     """A value that a param was given."""
 
@@ -98,6 +114,8 @@ class Plan:
     Attributes:
         state: the run's state after the chunk.
         points: in log order.
+        beside: numbers of histograms.
+        files: media and artifacts, in log order; their paths are final after `mlflow_media.place`.
         dead: points that no call is made for.
         tags: to be set; the last word for each.
         params: in log order.
@@ -106,33 +124,38 @@ class Plan:
 
     state: dict[str, Any]
     points: list[PlannedPoint] = field(default_factory=list)
+    beside: list[Beside] = field(default_factory=list)
+    files: list[PlannedFile] = field(default_factory=list)
     dead: list[Dead] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     params: list[PlannedParam] = field(default_factory=list)
     end: RunEnd | None = None
 
     @classmethod
-    def make(cls, items: Iterable[Item], state: Mapping[str, Any]) -> Plan:
+    def make(cls, items: Iterable[Item], state: Mapping[str, Any], run: Run) -> Plan:
         """Translate records.
 
         Args:
             items: in log order.
             state: the run's state, which stays untouched.
+            run: whose they are.
         """
         plan = cls({key: _copied(value) for key, value in state.items()})
-        books = _Books(plan.state)
+        books = _Books(plan.state, plan.tags)
+        plan._tell_run(run, books)
         for item in items:
             record = item.record
             if isinstance(record, Metric):
                 plan._add_point(item, record, books)
+            elif isinstance(record, Media):
+                plan._add_media(item, record, books, run)
+            elif isinstance(record, Artifact):
+                plan._add_artifact(item, record, books)
             elif isinstance(record, Params):
                 for name, value in record.values.items():
                     plan._add_param(name, value, books)
             elif isinstance(record, Tags):
-                for name, text in record.values.items():
-                    # What begins like our own tags is the user's all the same, and must not stand for ours.
-                    wanted = f"user.{name}" if name.startswith("tracelet.") else name
-                    plan.tags[books.tags.key(name, wanted)] = fit(text, MAX_TAG)
+                plan._add_tags(record.values, books)
             elif isinstance(record, WriterSeen):
                 plan._add_label(record)
             elif isinstance(record, Gap):
@@ -140,10 +163,54 @@ class Plan:
                 plan.tags["tracelet.dropped_points"] = str(plan.state["dropped"])
             elif isinstance(record, RunEnd):
                 plan.end = record
+                plan.state["ended"] = record.status is not RunStatus.RUNNING
                 if record.reason or plan.state.get("reason"):  # an earlier end may have left one
                     plan.state["reason"] = bool(record.reason)
                     plan.tags["tracelet.end_reason"] = fit(record.reason, MAX_TAG)
+        plan.files += [PlannedFile(None, content, path) for path, content in books.metadata.files()]
         return plan
+
+    def _tell_run(self, run: Run, books: _Books) -> None:
+        """What the run was begun with, or resumed with; later words of the script's come later."""
+        said = [run.parent, run.group, run.notes, sorted(run.tags.items())]
+        mark = hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
+        if not any(said) or self.state.get("about") == mark:
+            return
+        self.state["about"] = mark
+        if run.parent:
+            self.tags["tracelet.parent"] = sanitise(run.parent, MAX_KEY)
+        if run.group:
+            self.tags["tracelet.group"] = fit(run.group, MAX_TAG)
+        if run.notes:
+            self.tags["mlflow.note.content"] = fit(run.notes, MAX_TAG)
+        self._add_tags(run.tags, books)
+
+    def _add_tags(self, values: Mapping[str, str], books: _Books) -> None:
+        for name, text in values.items():
+            # What begins like our own tags is the user's all the same, and must not stand for ours.
+            wanted = f"user.{name}" if name.startswith("tracelet.") else name
+            self.tags[books.tags.key(name, wanted)] = fit(text, MAX_TAG)
+
+    def _add_media(self, item: Item, media: Media, books: _Books, run: Run) -> None:
+        key = books.metrics.key(media.name)
+        self._flag(key, _told_of(key, media.name, media.kind, media.step_implied))
+        if media.metadata:
+            books.metadata.tell(key, _point(media), media.metadata, media.metadata)
+        timestamp = _milliseconds(media.wall_time)
+        self.files.append(PlannedFile(item, media.content, key=key, timestamp=timestamp))
+        if media.kind in IMAGE_KINDS and not self.state.get("images"):
+            self.state["images"] = True
+            self.tags["mlflow.loggedImages"] = "True"  # MLflow's page looks for images then
+        if media.kind == MetricType.HISTOGRAM.value and INT64_MIN <= media.step <= INT64_MAX:
+            self.beside += [
+                Beside(books.fields.key(f"\0{name}\0{key}", f"{key}/{name}"), value, timestamp, media.step)
+                for name, value in _summary(media, run).items()
+            ]
+
+    def _add_artifact(self, item: Item, artifact: Artifact, books: _Books) -> None:
+        self.files.append(PlannedFile(item, artifact.content, owner=Owner.FILE))
+        if artifact.metadata:
+            books.metadata.add_row({"artifact": artifact.path, "wall_time": artifact.wall_time}, artifact.metadata)
 
     def stamp(self, memory: Memory) -> dict[int, int]:
         """Give every point a millisecond that no equal point has, in log order.
@@ -187,7 +254,7 @@ class Plan:
             self._flag(key, {"retimed": "some times are not of the years 1970 to 9999: stored as the nearest that is"})
         if infinite := math.isinf(metric.value):
             self._flag(key, {"infinite": "stored as ±1.7976931348623157e308"})
-        extras = self._add_metadata(key, metric.metadata, books) if metric.metadata else ()
+        extras = self._add_metadata(key, metric, books) if metric.metadata else ()
         self.points.append(
             PlannedPoint(item, key, metric.value, timestamp, metric.step, infinite or retimed, extras),
         )
@@ -201,44 +268,27 @@ class Plan:
             flags[key] = {**known, **new}
             self.tags |= {f"{_METRIC_TAG}{key}.{suffix}": value for suffix, value in new.items()}
 
-    def _add_metadata(self, key: str, metadata: Mapping[str, MetaValue], books: _Books) -> Sequence[tuple[str, float]]:
-        """Numbers become metrics beside the point; everything else is said in a tag.
+    def _add_metadata(self, key: str, metric: Metric, books: _Books) -> Sequence[tuple[str, float]]:
+        """Numbers become metrics beside the point; everything else is said in a tag, and in rows when it varies.
 
         Returns:
             The metrics: key and value.
         """
         numbers, words = [], {}
-        for name, value in metadata.items():
+        for name, value in metric.metadata.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 # A key has no NUL: this pair is no other pair.
                 numbers.append((books.fields.key(f"{name}\0{key}", f"{key}.meta/{name}"), float(value)))
             else:
-                words[name] = value if isinstance(value, bool) else fit(value, _MAX_WORD)
+                words[name] = value
         if words:
-            self._tell_metadata(key, words)
+            books.metadata.tell(key, _point(metric), metric.metadata, words)
         return numbers
-
-    def _tell_metadata(self, key: str, words: Mapping[str, MetaValue]) -> None:
-        kept = self.state.setdefault("metadata", {})
-        if key not in kept and len(kept) >= _MAX_NAMES_WITH_METADATA:
-            self.tags["tracelet.metadata_left_out"] = (
-                f"only the first {_MAX_NAMES_WITH_METADATA} metrics that have metadata show it here"
-            )
-            return
-        entry = kept.setdefault(key, {"fields": {}, "varies": []})
-        fields, varies = entry["fields"], entry["varies"]
-        if all(fields.get(name) == word for name, word in words.items()):
-            return
-        for name, word in words.items():
-            if name not in varies and fields.get(name, word) != word:
-                varies.append(name)
-            fields[name] = word
-        self.tags[f"{_METRIC_TAG}{key}.metadata"] = _metadata_tag(fields, varies)
 
     def _add_label(self, seen: WriterSeen) -> None:
         labels = self.state.setdefault("labels", {})
         labels[seen.log_dir] = seen.label
-        self.tags["tracelet.labels"] = _json_within(labels, MAX_TAG)
+        self.tags["tracelet.labels"] = json_within(labels, MAX_TAG)
 
     def _add_param(self, name: str, value: MetaValue, books: _Books) -> None:
         key = books.params.key(name)
@@ -250,12 +300,13 @@ class Plan:
 class _Books:
     """The key books of one run, over its state."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], tags: dict[str, str]) -> None:
         taken: set[str] = set()  # a field's metric must not fall on a metric of the user's
         self.metrics = KeyBook(state.setdefault("names", {}), _METRIC_LIMIT, taken)
         self.fields = KeyBook(state.setdefault("fields", {}), MAX_KEY, taken)
         self.params = KeyBook(state.setdefault("params", {}), _PARAM_LIMIT)
         self.tags = KeyBook(state.setdefault("tags", {}), _TAG_LIMIT)
+        self.metadata = MetadataBook(state, tags, MAX_TAG)
         self.known: dict[str, tuple[str, tuple[str, bool, bool]]] = {}  # of this chunk: name to key and facts told
 
 
@@ -267,6 +318,23 @@ def _identity(mark: bytes, step: int, value: float) -> int:
     )
 
 
+def _summary(media: Media, run: Run) -> Mapping[str, float]:
+    try:
+        return summary(media.content if isinstance(media.content, bytes) else run.blob(media.content).read_bytes())
+    except (OSError, ValueError):
+        return {}  # the file is stored as it is, or becomes a dead letter
+
+
+def _point(record: Metric | Media) -> dict[str, Any]:
+    return {"name": record.name, "step": record.step, "wall_time": record.wall_time}
+
+
+def _told_of(key: str, name: str, kind: str, step_implied: bool) -> dict[str, str]:
+    """What the tags say of media."""
+    told = {"step_implied": "true" if step_implied else "false", "type": fit(kind, MAX_TAG)}
+    return told if key == name else {**told, "name": fit(name, MAX_TAG)}
+
+
 def _told(metric: Metric, key: str) -> dict[str, str]:
     """What a metric's tags say of it."""
     told = {"step_implied": "true" if metric.step_implied else "false"}
@@ -276,28 +344,6 @@ def _told(metric: Metric, key: str) -> dict[str, str]:
         told["type"] = fit(metric.type, MAX_TAG)
         told["type_inferred"] = "true" if metric.type_inferred else "false"
     return told
-
-
-def _metadata_tag(fields: Mapping[str, MetaValue], varies: Sequence[str]) -> str:
-    told: dict[str, Any] = dict(fields)
-    if varies:
-        told = {"tracelet.varies": list(varies), **told}  # first: what is too long is cut from the end
-    return _json_within(told, MAX_TAG)
-
-
-def _json_within(entries: Mapping[str, Any], limit: int) -> str:
-    """JSON of as many entries, from the first on, as fit; `…` counts the others."""
-    text = json.dumps(entries, ensure_ascii=False)
-    if len(text) <= limit:
-        return text
-    kept: dict[str, Any] = {}
-    size = 32
-    for name, value in entries.items():
-        size += len(json.dumps({name: value}, ensure_ascii=False))
-        if size > limit:
-            break
-        kept[name] = value
-    return json.dumps({**kept, "…": len(entries) - len(kept)}, ensure_ascii=False)
 
 
 def _copied(value: Any) -> Any:

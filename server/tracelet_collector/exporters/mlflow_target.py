@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 from mlflow import MlflowClient
 
 from tracelet_collector.exporters.base import Paused, Retryable
+from tracelet_collector.exporters.mlflow_schema import check_engine, check_file
 
 __all__ = ["Targets", "with_password"]
 
@@ -48,14 +49,18 @@ class Targets:
         if known is not None and known.inode == _inode(target):
             if known.inode is not None:
                 _knock(_path(target))
+                check_file(_path(target), target)  # somebody may have upgraded it under us
             return known.client
         self._open.pop(target, None)
         if target.startswith(_SQLITE):
             opened = self._sqlite(target)
         elif target.startswith("file:") or not ("://" in target or target.startswith(_DATABRICKS)):
             raise Paused(
-                f"{target} is a folder, MLflow's file store: it keeps a point twice when it is delivered twice. "
-                "Set MLFLOW_TRACKING_URI to sqlite:///…/mlflow.db or to a server"
+                f"{target} is a folder, MLflow's file store, which MLflow itself no longer writes to: it keeps a point twice "
+                "when it is delivered twice. Move it into a database:  mlflow migrate-filestore --source "
+                f"{_folder(target)} --target sqlite:///{_folder(target).parent}/mlflow.db  and start runs with "
+                f"MLFLOW_TRACKING_URI=sqlite:///{_folder(target).parent}/mlflow.db. (The points of this run stay in "
+                "tracelet's log)"
             )
         else:
             opened = _Open(_remote(target), None)
@@ -96,12 +101,18 @@ class Targets:
         if start and start != _SQLITE_MAGIC:
             raise Paused(f"{path} is not a SQLite database, so no MLflow store")
         _knock(path)
+        check_file(path, target)
         inode = _inode(target)
         # MLflow keeps one engine per URI for the life of the process, and with it open connections to a file that was
         # replaced since. Another spelling of the same path is another engine.
         times = self._opened[target] = self._opened.get(target, -1) + 1
         with _working_in(folder):
             return _Open(MlflowClient(f"{_SQLITE}{'/.' * times}{target.removeprefix(_SQLITE)}"), inode)
+
+
+def _folder(target: str) -> Path:
+    """The folder of a file store."""
+    return Path(unquote(urlsplit(target).path) if target.startswith("file:") else target).absolute()
 
 
 def _path(target: str) -> Path:
@@ -174,8 +185,8 @@ def with_password(target: str) -> str:
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
-def _remote(target: str) -> MlflowClient:
-    target = with_password(target)
+def _remote(shown: str) -> MlflowClient:
+    target = with_password(shown)
     if not target.startswith(("http://", "https://")):
         # MLflow tries a database that does not answer for two minutes before it says so. Try once ourselves.
         with contextlib.suppress(ModuleNotFoundError):
@@ -185,6 +196,7 @@ def _remote(target: str) -> MlflowClient:
                 engine = sqlalchemy.create_engine(target)
                 try:
                     engine.connect().close()
+                    check_engine(engine, shown)
                 finally:
                     engine.dispose()
     # MLflow gives experiments of a database an artifact folder relative to the working directory; ours is `/`.

@@ -78,7 +78,11 @@ class SqliteLog:
     # -- writing
 
     def open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
-        """See `Log.open_stream`. A new stream of the run's owner sets a run that had ended running again."""
+        """See `Log.open_stream`.
+
+        A new stream of the run's owner sets a run that had ended running again, unless it is that of an older process, whose
+        spool was found only now.
+        """
         return self._with_reserve(lambda: self._open_stream(run, writer))
 
     def _open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
@@ -92,8 +96,9 @@ class SqliteLog:
             if new and writer.owner:
                 _go_by(db, number, spec, run)
                 db.execute(
-                    "UPDATE runs SET status = ?, ended = NULL WHERE run = ? AND status <> ?",
-                    (RunStatus.RUNNING.value, number, RunStatus.RUNNING.value),
+                    "UPDATE runs SET status = ?, ended = NULL WHERE run = ? AND status <> ?"
+                    " AND NOT EXISTS (SELECT 1 FROM streams WHERE run = ? AND owner AND epoch > ?)",
+                    (RunStatus.RUNNING.value, number, RunStatus.RUNNING.value, number, epoch),
                 )
             stream, owner, next_seq, ended = db.execute(
                 "SELECT stream, owner, next_seq, ended FROM streams WHERE run = ? AND writer_id = ? AND epoch = ?",
