@@ -93,7 +93,7 @@ def test_runs_share_a_worker_in_turn(tmp_path: Path, store: MlflowStore) -> None
 
 @pytest.mark.faults
 def test_a_killed_worker_costs_nothing(tmp_path: Path, store: MlflowStore) -> None:
-    kill_the_worker(tmp_path, store, seed=1, kills=3)
+    kill_the_worker(tmp_path, store, seed=1, kills=2)
 
 
 @pytest.mark.faults

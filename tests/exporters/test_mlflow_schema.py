@@ -79,6 +79,7 @@ def test_delivery_pauses_and_goes_on_by_itself(tmp_path: Path) -> None:
         assert desk.cursor("r1").delivered == len(store.points()) == 100
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(120)
 def test_an_older_store_is_not_migrated_behind_its_owners_back(tmp_path: Path) -> None:
     """A real one, of some versions ago: MLflow itself would migrate it when it opens it."""

@@ -83,7 +83,7 @@ time.sleep(120)
 """
     trainer = spine.trainer(1, script=script)
     until(lambda: spine.home.joinpath("endpoint.json").exists(), 30)
-    until(lambda: spine.run().durable == 11 if spine.status().runs else False, 30, "the child's points")
+    until(lambda: spine.run().durable == 11 if spine.status().runs else False, 90, "the child's points")
     for child in psutil.Process(trainer.process.pid).children():
         child.kill()
     trainer.kill()
