@@ -98,7 +98,7 @@ def test_names_are_whole_in_a_pipe(home: Path, tmp_path: Path) -> None:
     log.open_stream(run, writer_spec())
     log.close()
     for command in ("runs", "status"):
-        assert run.name in tracelet(command, cwd=tmp_path).stdout
+        assert run.name in tracelet(command, cwd=tmp_path, environment={"COLUMNS": ""}).stdout
 
 
 def test_runs_of_a_running_collector(logged: dict[str, str], home: Path, tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_a_stop_that_was_interrupted_is_no_obstacle(here: Client, monkeypatch: p
     first.log_metric("a", 1, 1)
     with monkeypatch.context() as patch:
         patch.setattr("tracelet.transport.sender.Sender.finish", interrupted)
-        patch.setattr("tracelet.guard._is_users", lambda error: True)
+        patch.setattr("tracelet.guard.is_users", lambda error: True)
         with pytest.raises(Alarm):
             tracelet.stop_logging()
     assert tracelet.get_active_experiment() is None
@@ -325,6 +325,9 @@ def test_a_stop_that_was_interrupted_is_no_obstacle(here: Client, monkeypatch: p
 
 @pytest.mark.parametrize("where", ["tracelet.transport.sender.Sender.start", "tracelet.frameworks.install_all"])
 def test_a_start_that_was_interrupted_leaves_no_run(here: Client, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    with tracelet.start_logging(exp_name="before it") as before:
+        before.log_metric("a", 1, 1)  # so that a collector runs: who interrupts a start waits for none
+
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -543,7 +546,8 @@ class TestDisabled:
             run.set_tags(["x"])
             run._frameworks["pytorch"].log_metric("a", 1, 1)
             run._frameworks["pytorch"].log_enhanced_metric("a", 1, "loss", 1)
-            assert tracelet.get_active_experiment() is None
+            assert tracelet.get_active_experiment() is run
+        assert tracelet.get_active_experiment() is None
         tracelet.stop_logging()
         assert pickle.loads(pickle.dumps(run)) is run
         assert not run.active

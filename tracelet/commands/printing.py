@@ -18,5 +18,5 @@ def stdout() -> Console:
     """A console on stdout."""
     from rich.console import Console
 
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    wide = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
     return Console(width=_WIDE if wide else None)
