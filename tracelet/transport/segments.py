@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,10 @@ class Segments:
     When the disk refuses, a bounded number of anonymous segments takes its place: their records are at risk until they are
     acked. When those are used up too, there is no segment, and records are dropped and counted.
 
+    A signal handler that logs may come while its own thread makes a segment. It must neither wait for that nor begin anew (at
+    a high rate of signals none would ever be finished): it gets a stand-in, and what it wrote there is moved when the segment
+    is there.
+
     Args:
         directory: the spool's folder.
         epoch: the stream's.
@@ -58,6 +63,8 @@ class Segments:
         self._ram_cap = ram
         self._files: dict[int, Path] = {}
         self._ram: dict[int, None] = {}
+        self._making: dict[tuple[int, int], object] = {}
+        self._stand_ins: dict[tuple[int, int], mmap.mmap] = {}
 
     @property
     def on_disk(self) -> int:
@@ -82,22 +89,30 @@ class Segments:
         """
         if (there := self.mapped.get(number)) is not None:
             return there
+        mine, me = object(), (threading.get_ident(), number)
+        if self._making.setdefault(me, mine) is not mine:
+            return self._stand_ins.get(me) or self._stand_ins.setdefault(me, mmap.mmap(-1, SEGMENT_SIZE))
+        try:
+            made = self._make(number)
+        finally:
+            self._making.pop(me, None)
+            self._settle(me)
+        return made if made is not None else self.mapped.get(number)
+
+    def _make(self, number: int) -> mmap.mmap | None:
         if self.on_disk + SEGMENT_SIZE > self._cap:
             self._forget_removed()
-        path: Path | None = None
-        if self.on_disk + SEGMENT_SIZE <= self._cap:
-            path = self._directory.segment_path(number, os.urandom(4).hex())
-            try:
-                mine = _map_file(path, SegmentHeader(number, self._epoch))
-            except OSError:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-                path = None
-                if len(self._ram) >= self._ram_cap:
-                    return None
-                mine = mmap.mmap(-1, SEGMENT_SIZE)
-        else:
+        if self.on_disk + SEGMENT_SIZE > self._cap:
             return None
+        path: Path | None = self._directory.segment_path(number, os.urandom(4).hex())
+        assert path is not None
+        try:
+            mine = _map_file(path, SegmentHeader(number, self._epoch))
+        except OSError:
+            path = None
+            if len(self._ram) >= self._ram_cap:
+                return None
+            mine = mmap.mmap(-1, SEGMENT_SIZE)
         winner = self.mapped.setdefault(number, mine)
         if winner is not mine:
             if path is not None:
@@ -107,6 +122,21 @@ class Segments:
         else:
             self._ram[number] = None
         return winner
+
+    def _settle(self, me: tuple[int, int]) -> None:
+        """Move what signal handlers left in a stand-in to the segment. Where none could be made, it is the segment itself."""
+        if (stand_in := self._stand_ins.pop(me, None)) is None:
+            return
+        number = me[1]
+        segment = self.mapped.setdefault(number, stand_in)
+        if segment is stand_in:
+            self._ram[number] = None
+            return
+        marks = stand_in[HEADER_SIZE + SLOT_SIZE - 1 :: SLOT_SIZE]
+        for slot in (slot for slot, mark in enumerate(marks) if mark):
+            at = HEADER_SIZE + slot * SLOT_SIZE
+            segment[at : at + SLOT_SIZE - 1] = stand_in[at : at + SLOT_SIZE - 1]
+            segment[at + SLOT_SIZE - 1] = stand_in[at + SLOT_SIZE - 1]
 
     def _forget_removed(self) -> None:
         """A collector that reads along removes the files of segments that it has whole."""
@@ -162,8 +192,6 @@ class Segments:
             try:
                 copy = _map_file(path, SegmentHeader(number, self._epoch))
             except OSError:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
                 left[number] = segment
                 continue
             copy[HEADER_SIZE:] = segment[HEADER_SIZE:]
@@ -173,18 +201,24 @@ class Segments:
 
 
 def _map_file(path: Path, header: SegmentHeader) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """Make a segment's file and map it; when that fails or is interrupted, no file is left."""
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, SEGMENT_SIZE)
-        else:
-            zeros = bytes(1024 * 1024)
-            for _ in range(SEGMENT_SIZE // len(zeros)):
-                os.write(descriptor, zeros)
-        # Populated at once: no page fault in the middle of a user's call.
-        segment = mmap.mmap(descriptor, SEGMENT_SIZE, flags=mmap.MAP_SHARED | _POPULATE)
-    finally:
-        os.close(descriptor)
-    raw = header.pack()
-    segment[: len(raw)] = raw
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, SEGMENT_SIZE)
+            else:
+                zeros = bytes(1024 * 1024)
+                for _ in range(SEGMENT_SIZE // len(zeros)):
+                    os.write(descriptor, zeros)
+            # Populated at once: no page fault in the middle of a user's call.
+            segment = mmap.mmap(descriptor, SEGMENT_SIZE, flags=mmap.MAP_SHARED | _POPULATE)
+        finally:
+            os.close(descriptor)
+        raw = header.pack()
+        segment[: len(raw)] = raw
+    except BaseException:  # a signal handler's, too: passed on
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
     return segment
