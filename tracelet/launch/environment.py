@@ -44,11 +44,8 @@ def leave(
         environment["TRACELET_RUN_ID"] = new_run_id()
         environment["TRACELET_RUN_OWNER"] = me
         environment["TRACELET_RUN_DIR"] = str(Path.cwd())
-        for name in (
-            "TRACELET_RUN_HOME",
-            "TRACELET_RUN_JOB",
-        ):  # of the run of a script that this process was started in
-            environment.pop(name, None)
+        for of_the_run_above in ("TRACELET_RUN_HOME", "TRACELET_RUN_JOB"):
+            environment.pop(of_the_run_above, None)
         if given.get("TRACELET_RUN_OWNER"):
             # The name, and that it was given, are those of the run that this process was started in.
             environment.pop("TRACELET_RUN_NAME", None)

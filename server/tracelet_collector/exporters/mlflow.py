@@ -43,13 +43,8 @@ __all__ = ["MlflowExporter"]
 _RUN_TAG: Final = "tracelet.run_id"
 _PARENT_TAG: Final = "tracelet.parent"
 _MLFLOW_PARENT_TAG: Final = "mlflow.parentRunId"
-_OWN_WORDS: Final = (
-    "labels",
-    "dropped",
-    "rows",
-    "rows_since",
-    "row_files",
-)  # of the state, which MLflow has no part in
+# Of the state: what MLflow has no part in.
+_OWN_WORDS: Final = ("labels", "dropped", "rows", "rows_since", "row_files")
 _PARENT_EVERY: Final = 10.0  # seconds between two looks for a parent that is not there yet
 
 
@@ -138,22 +133,26 @@ def _adopt_children(client: MlflowClient, run: Run, tracked: str) -> None:
 def _search(client: MlflowClient, tag: str, run_id: str) -> Sequence[Any]:
     """Runs of any experiment that have a run's id in a tag."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    # A filter has no escapes: an id that is not plain has its sanitised form as the tag's value.
-    mark = sanitise(run_id, MAX_KEY)
-    found: Sequence[Any] = client.search_runs(
-        experiments, f"tags.\"{tag}\" = '{mark}'", order_by=["attributes.start_time ASC"]
-    )
+    found: Sequence[Any] = client.search_runs(experiments, _tagged(tag, run_id), order_by=["attributes.start_time ASC"])
     return found
+
+
+def _tagged(tag: str, run_id: str) -> str:
+    """A filter for runs with a run's id in a tag."""
+    return f"tags.\"{tag}\" = '{_mark(run_id)}'"
+
+
+def _mark(run_id: str) -> str:
+    """A run's id as a tag's value. A filter has no escapes: one that is not plain is sanitised."""
+    return sanitise(run_id, MAX_KEY)
 
 
 def _find_or_create(client: MlflowClient, run: Run) -> str:
     """MLflow's id of the run: found by our tag, else made. The id is MLflow's to choose, and names are not unique."""
     experiment = _experiment(client, run)
-    # A filter has no escapes: an id that is not plain has its sanitised form as the tag's value.
-    mark = sanitise(run.run_id, MAX_KEY)
     found = client.search_runs(
         [experiment.experiment_id],
-        f"tags.\"{_RUN_TAG}\" = '{mark}'",
+        _tagged(_RUN_TAG, run.run_id),
         run_view_type=ViewType.ALL,
         order_by=["attributes.start_time ASC"],
     )
@@ -165,7 +164,7 @@ def _find_or_create(client: MlflowClient, run: Run) -> str:
     made = client.create_run(
         experiment.experiment_id,
         start_time=max(1, round(run.created * 1000)),
-        tags={_RUN_TAG: mark},
+        tags={_RUN_TAG: _mark(run.run_id)},
         run_name=fit(run.name, MAX_KEY) or run.run_id,
     )
     return str(made.info.run_id)

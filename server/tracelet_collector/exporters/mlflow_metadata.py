@@ -40,6 +40,7 @@ class MetadataBook:
         self._tags = tags
         self._limit = limit
         self._rows: list[str] = []
+        self._newest: Any = None  # wall time of the last of them
 
     def tell(
         self,
