@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 from tracelet_collector.delivery import Delivery, Patience
 from tracelet_collector.log.base import LogFailed, Progress
@@ -21,7 +20,7 @@ from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.delivering import HASTY, Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
-from tests.support.processes import lives, until, wait_gone
+from tests.support.processes import children_with, lives, until, wait_gone
 from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus
 
 T0 = 1_700_000_000.0
@@ -372,10 +371,7 @@ def test_at_most_four_workers_of_a_kind(tmp_path: Path) -> None:
 
     def all_were_tried() -> bool:
         nonlocal most
-        workers = [
-            child for child in psutil.Process().children() if "tracelet_collector.delivery.worker" in child.cmdline()
-        ]
-        most = max(most, len(workers))
+        most = max(most, len(children_with(os.getpid(), "tracelet_collector.delivery.worker")))
         tried.update(name for name in names if "it is down" in desk.live(name).last_error)
         return len(tried) == len(names)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.processes import collector_pid, until
+from tests.support.processes import children_with, collector_pid, until
 from tests.support.spine import Spine
 from tracelet.proto.v1 import records_pb2 as pb
 from tracelet.spoolfile.slots import SLOTS_PER_SEGMENT
@@ -101,4 +101,4 @@ def starting_worker(home: Path) -> psutil.Process | None:
     """The process that is to deliver, as soon as there is one."""
     if (pid := collector_pid(home)) is None:
         return None
-    return next((child for child in psutil.Process(pid).children() if "worker" in " ".join(child.cmdline())), None)
+    return next(iter(children_with(pid, "worker")), None)

@@ -6,13 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from tracelet_collector.status import read_offline
 
 from tests.support.clients import Client
 from tests.support.commands import TRACELET, run, tracelet
-from tests.support.processes import until, wait_gone
+from tests.support.processes import children_with, until, wait_gone
 from tracelet.core.metrics import Metric
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as pb
@@ -228,7 +227,7 @@ def test_a_launcher_that_is_killed(ranks: Ranks) -> None:
     with subprocess.Popen(words, cwd=ranks.folder, env=environment, stderr=subprocess.DEVNULL) as launcher:
         run_id = ranks.run_id()
         until(lambda: ranks.state(run_id).durable == 10, 60)
-        trainers = [child for child in psutil.Process(launcher.pid).children() if "train.py" in child.cmdline()]
+        trainers = children_with(launcher.pid, "train.py")
         launcher.kill()
     assert len(trainers) == 2
     first, second = trainers

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 T = TypeVar("T")
@@ -41,8 +42,18 @@ def lives(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before the opening, or after it
         return False
+
+
+def children_with(pid: int, word: str) -> list[psutil.Process]:
+    """The children of a process that have a word in their command line; none of those that end meanwhile."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # also a zombie, which has no command line
+            if word in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def wait_gone(pid: int, seconds: float) -> bool:
