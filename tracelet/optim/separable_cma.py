@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Rates", "bound_penalty", "rates", "separable_update"]
+__all__ = ["Rates", "bound_penalty", "rates", "separable_update", "separable_update_few"]
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,41 @@ def separable_update(
     pace = rate.sigma / rate.damping
     sigma = sigma * torch.exp((length * (pace / rate.length) - pace).clamp_(max=1.0))
     return mean, sigma, variances, path_sigma, path
+
+
+def separable_update_few(
+    mean: Tensor,
+    sigma: float,
+    variances: Tensor,
+    path_sigma: Tensor,
+    path: Tensor,
+    draws: Tensor,
+    ranked: Tensor,
+    weights: Tensor,
+    rate: Rates,
+    generation: int,
+) -> float:
+    """`separable_update` in place, where the host may read a number: the fewest operations.
+
+    Args:
+        mean: changed, as are `variances` and both paths. The others are as there.
+
+    Returns:
+        The new sigma.
+    """
+    kept_draws = draws.index_select(0, ranked[: weights.shape[0]])
+    step = weights @ kept_draws
+    path_sigma.mul_(1 - rate.sigma).add_(step, alpha=math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass))
+    length = torch.linalg.vector_norm(path_sigma).item()
+    bias = math.sqrt(1 - (1 - rate.sigma) ** (2 * (generation + 1)))
+    steady = float(length < (1.4 + 2 / (mean.shape[0] + 1)) * rate.length * bias)
+    moved = step.mul_(variances.sqrt())
+    path.mul_(1 - rate.path)
+    if steady:
+        path.add_(moved, alpha=math.sqrt(rate.path * (2 - rate.path) * rate.mass))
+    kept = 1 - rate.one - rate.mu + (1 - steady) * (rate.one * rate.path * (2 - rate.path))
+    squares = weights @ kept_draws.square_()
+    variances.mul_(squares.mul_(rate.mu).add_(kept)).addcmul_(path, path, value=rate.one)
+    mean.add_(moved, alpha=sigma)
+    pace = rate.sigma / rate.damping
+    return sigma * math.exp(min(length * (pace / rate.length) - pace, 1.0))
