@@ -18,6 +18,7 @@ from tracelet.optim.settings import Common, spelled
 __all__ = ["AdaptiveBFO"]
 
 QUORUM_EVERY = 20
+DISPERSAL_EVERY = 10
 SPLITTING_SHARE = 0.04
 BEST_SHARE = 0.11
 
@@ -41,7 +42,8 @@ class AdaptiveBFO(PopulationOptimizer):
         population_size: P, at least 8: foragers and swarmers together.
         chem_steps: rounds between two reproductions, also spelled `chemotaxis_steps`.
         swim_length: most swims after a tumble.
-        elim_prob: probability of dispersal in each round, for a bacterium that stagnates; also `elimination_prob`.
+        elim_prob: probability of dispersal in each round, for a bacterium that stagnates, also `elimination_prob`; every tenth
+            round decides for ten.
         adaptation_rate: width of the draws around the memories of run lengths and shares.
         step_size_max: factor of all run lengths (which are learnt, and relative to the distances in the population).
         lr: another one: what torch's schedulers change.
@@ -54,7 +56,6 @@ class AdaptiveBFO(PopulationOptimizer):
     """
 
     _state_class = AdaptiveState
-    _earliest = 0
     _pooled: Tensor | None = None
     _rows: Tensor | None = None
     _sized: tuple[int | Tensor, ...] = ()
@@ -115,7 +116,6 @@ class AdaptiveBFO(PopulationOptimizer):
         spread = self._initial_spread()
         deviations = spread if isinstance(spread, Tensor) else positions.new_full((positions.shape[1],), spread)
         settings = self.defaults
-        self._earliest = 0
         return first_state(
             base,
             self._origin,
@@ -128,7 +128,6 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _resumed(self) -> None:
         settled(self._state, self._host)
-        self._earliest = 0
 
     # -- the round --------------------------------------------------------------------------------------------------------
 
@@ -162,7 +161,7 @@ class AdaptiveBFO(PopulationOptimizer):
         if not state.swarm:
             return self._kept_inside(trial, state.positions)
         state.draws = self._noise.normal(state.swarm, dimensions)
-        deviation = state.variances.sqrt().mul_(state.sigma)
+        deviation = state.variances.sqrt() * state.sigma
         sample = points[count:]
         torch.addcmul(state.mean, deviation, state.draws, out=sample)
         if self._limits is None:
@@ -179,7 +178,7 @@ class AdaptiveBFO(PopulationOptimizer):
         """Where to and how far each forager tumbles, (n, D)."""
         state, settings = self._state, self.defaults
         count, dimensions = state.positions.shape
-        numbers = self._noise.uniform(7 * count + 2)
+        numbers = self._noise.uniform(6 * count + 2)
         state.chances = numbers[6 * count :]
         best = max(2, round(BEST_SHARE * count))
         sizes = (settings["memory_size"], best, count - 1, count - 2, dimensions)
@@ -193,7 +192,6 @@ class AdaptiveBFO(PopulationOptimizer):
             settings["adaptation_rate"],
         )
         one, two = self._update(success_history.partners)(one, two, count + state.held)
-        state.coordinates = self._noise.coordinates(count, dimensions)
         length, share = state.used.unbind(0)
         direction: Tensor = self._update(success_history.social_tumble)(
             state.positions,
@@ -202,10 +200,10 @@ class AdaptiveBFO(PopulationOptimizer):
             one,
             two,
             length,
-            self._update(success_history.chosen)(state.coordinates, share, always),
+            self._update(success_history.chosen)(self._noise.coordinates(count, dimensions), share, always),
         )
-        factor = self._layout.spread([group["step_size_max"] * float(group["lr"]) for group in self.param_groups])
-        return direction if isinstance(factor, float) and factor == 1.0 else direction.mul_(factor)
+        factors = [group["step_size_max"] * float(group["lr"]) for group in self.param_groups]
+        return direction if factors == [1.0] else direction.mul_(self._layout.spread(factors))
 
     def _whole(self, uniform: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1) as whole ones below some sizes; the fourth row's is larger by the filled rows of the archive."""
@@ -287,7 +285,9 @@ class AdaptiveBFO(PopulationOptimizer):
         if state.rounds % settings["chem_steps"] == 0:
             with span("AdaptiveBFO.reproduction"):
                 self._reproduce()
-        self._disperse()
+        if state.rounds % DISPERSAL_EVERY == 0:
+            with span("AdaptiveBFO.dispersal"):
+                self._disperse()
         if settings["max_evaluations"] is not None:
             self._eliminate(settings["max_evaluations"])
         # The one place that reads a number from a device: every twenty rounds, while there is a swarm.
@@ -310,28 +310,21 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
-        state = self._state
-        latest = state.rounds - self.defaults["stagnation_limit"] - 1
-        if self._host:
-            # Nobody's last improvement moves into the past: while the earliest is recent enough, nothing has to be looked up.
-            if self._earliest > latest:
-                return
-            self._earliest = int(state.improved_at.min().item())
-            if self._earliest > latest:
-                return
-        count = state.positions.shape[0]
-        with span("AdaptiveBFO.dispersal"):
-            leaves = (state.improved_at <= latest) & (state.chances[:count] < self.defaults["elim_prob"])
-            leaves &= state.fitness > state.fitness.min()
-            if self._host and not bool(leaves.any()):
-                return
-            # Numbers that this round has used up elsewhere: drawing others would cost as much as a tumble, in every round.
-            where = self._placed(self._noise.unit(state.coordinates).to(state.positions.dtype))
-            state.positions = torch.where(leaves.unsqueeze(1), where, state.positions)
-            state.fitness = torch.where(leaves, torch.inf, state.fitness)
-            state.improved_at = state.improved_at.masked_fill(leaves, state.rounds)
-            gone = leaves.sum()
-            state.eliminations = state.eliminations + (int(gone) if self._host else gone)
+        state, settings = self._state, self.defaults
+        count, dimensions = state.positions.shape
+        # The chance of as many rounds: a device has to compute a place for everybody, whoever goes there.
+        chance = 1 - (1 - settings["elim_prob"]) ** DISPERSAL_EVERY
+        leaves = self._noise.uniform(count) < chance
+        where = self._uniform(count)
+        leaves &= state.improved_at < state.rounds - settings["stagnation_limit"]
+        leaves &= state.fitness > state.fitness.min()
+        if self._host and not bool(leaves.any()):
+            return
+        state.positions = torch.where(leaves.unsqueeze(1), where, state.positions)
+        state.fitness = torch.where(leaves, torch.inf, state.fitness)
+        state.improved_at = state.improved_at.masked_fill(leaves, state.rounds)
+        gone = leaves.sum()
+        state.eliminations = state.eliminations + (int(gone) if self._host else gone)
 
     def _eliminate(self, maximum: int) -> None:
         """Fewer foragers towards the end of a known budget."""

@@ -33,7 +33,7 @@ def select(
     # What was not known before is no gain.
     gain = torch.nan_to_num(state.fitness - fitness, nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
     state.archive, state.held = update(success_history.archived)(
-        state.archive, state.held, state.positions, better, state.chances[-1]
+        state.archive, state.held, state.positions, better, state.chances[1]
     )
     state.memory, state.slot = update(success_history.learnt)(state.memory, state.slot, state.used, gain)
     state.direction = points - state.positions
@@ -43,7 +43,7 @@ def select(
     state.tumble_gain = torch.lerp(cast(Tensor, state.tumble_gain), gain.mean(), AVERAGING)
     state.improved = better.sum().to(gain.dtype)
     state.gained, state.swum = torch.zeros_like(state.nonfinite), torch.zeros_like(state.nonfinite)
-    state.moving = better & (state.chances[-2] < swim_probability(state))
+    state.moving = better & (state.chances[0] < swim_probability(state))
 
 
 def swim(state: AdaptiveState, points: Tensor, fitness: Tensor) -> None:

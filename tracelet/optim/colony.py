@@ -31,6 +31,7 @@ class Colony(Optimizer):
     """
 
     _state_class: type[State] = State
+    _shared: dict[str, Any] | None = None
     _judges_parents = True  # whether the first positions are evaluated before the first round
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Mapping[str, Any]) -> None:
@@ -78,11 +79,20 @@ class Colony(Optimizer):
         """Begin at the first use, when the parameters are where they stay; then take up edits of the settings."""
         if self._known is None:
             self._known = self._start()
-        elif changed := reconcile(self.defaults, self.param_groups, self._seen):
-            checked(self.defaults)
-            self._edited(changed)
+        elif self._may_have_been_edited():
+            if changed := reconcile(self.defaults, self.param_groups, self._seen):
+                checked(self.defaults)
+                self._edited(changed)
             self._seen = dict(self.defaults)
+            self._shared = {name: value for name, value in self._seen.items() if name not in PER_GROUP}
         return self._known
+
+    def _may_have_been_edited(self) -> bool:
+        """`reconcile` looks at every setting of every group: too slow for every step."""
+        if self._shared is None or self.defaults != self._seen:
+            return True
+        shared = self._shared.items()
+        return not all(shared <= group.items() for group in self.param_groups)
 
     def _edited(self, names: Iterable[str]) -> None:
         """Settings were edited between two steps."""

@@ -50,7 +50,7 @@ class Noise:
         return torch.empty(shape, device=self.device, dtype=self.dtype).uniform_(-1.0, 1.0, generator=self.generator)
 
     def coordinates(self, count: int, dimensions: int) -> Tensor:
-        """A uniform number for each coordinate, (count, dimensions): in [0, 1), or of 16 bits, all of them, where there are many.
+        """A uniform number for each coordinate, (count, dimensions): in [0, 1), or, of many, any of 16 bits.
 
         On a CPU such a number costs less than a third of one in [0, 1).
         """
@@ -60,11 +60,6 @@ class Noise:
         words = torch.empty((total + 3) // 4, dtype=torch.int64)
         words.random_(-(1 << 63), None, generator=self.generator)
         return words.view(torch.int16)[:total].view(count, dimensions)
-
-    @staticmethod
-    def unit(numbers: Tensor) -> Tensor:
-        """What `coordinates` gave, as numbers in [0, 1)."""
-        return numbers if numbers.dtype != torch.int16 else (numbers.to(torch.float32) + 32768.0) / 65536.0
 
     def levy(self, count: int, alpha: float) -> Tensor:
         """Lengths |L| of Lévy flights, shape (count, 1), by Mantegna's method (Phys. Rev. E 49, 1994), at most 10."""

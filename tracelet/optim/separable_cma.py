@@ -135,7 +135,16 @@ def separable_update_few(
     """`separable_update` in place, where the host may read a number: the fewest operations.
 
     Args:
-        mean: changed, as are `variances` and both paths. The others are as there.
+        mean: m, (D,); changed.
+        sigma: step size.
+        variances: c, (D,); changed.
+        path_sigma: (D,); changed.
+        path: (D,); changed.
+        draws: (S, D).
+        ranked: (S,).
+        weights: (S // 2,).
+        rate: from `rates`.
+        generation: how many came before.
 
     Returns:
         The new sigma.
