@@ -172,7 +172,7 @@ def test_the_swarm_is_separable_cma() -> None:
     few = [each.clone() for each in (mean, variances, path_sigma, path)]
     weights = torch.tensor(rate.weights, dtype=torch.float64)
     few_sigma = separable_cma.separable_update_few(
-        few[0], sigma.item(), few[1], few[2], few[3], draws, ranked, weights, rate, 4
+        few[0], sigma.item(), few[1], few[2], few[3], draws, ranked[:3], weights, rate, 4
     )
     for one, two, other in zip(found, [few[0], torch.tensor(few_sigma), *few[1:]], expected, strict=True):
         assert one.tolist() == pytest.approx(other, rel=1e-12)
@@ -188,17 +188,16 @@ def test_both_ways_to_decide_take_the_same_way(swarming: bool) -> None:
             [torch.full((5,), 2.0, dtype=torch.float64)],
             population_size=14,
             chem_steps=20,
-            stagnation_limit=10,
+            stagnation_limit=5,
             elim_prob=0.2,
             bounds=(-5.12, 5.12),
             use_swarming=swarming,
             seed=3,
             decisions=decisions,
         )
-        for _ in range(80):
+        for _ in range(45):
             optimizer.step(rastrigin)
         assert optimizer.status["elimination_count"] > 0
-        assert optimizer.status["swarm_size"] == 0  # and it was one of them
         ways.append((optimizer.population, optimizer.best_fitness, optimizer._state.memory))
     torch.testing.assert_close(*ways, rtol=1e-9, atol=1e-11)
 

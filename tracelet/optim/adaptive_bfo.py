@@ -58,7 +58,8 @@ class AdaptiveBFO(PopulationOptimizer):
     _state_class = AdaptiveState
     _pooled: Tensor | None = None
     _rows: Tensor | None = None
-    _sized: tuple[int | Tensor, ...] = ()
+    _sizes: Tensor
+    _sized: tuple[float, ...] = ()
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class AdaptiveBFO(PopulationOptimizer):
             state.clipped = False
             return points
         state.clipped = not self._host or not torch.equal(clipped[count:], sample)
-        clipped[:count] = success_history.inside(trial, state.positions, *self._limits)
+        success_history.half_way(trial, clipped[:count], state.positions)
         return clipped
 
     def _runs(self) -> Tensor:
@@ -203,12 +204,12 @@ class AdaptiveBFO(PopulationOptimizer):
             self._update(success_history.chosen)(self._noise.coordinates(count, dimensions), share, always),
         )
         factors = [group["step_size_max"] * float(group["lr"]) for group in self.param_groups]
-        return direction if factors == [1.0] else direction.mul_(self._layout.spread(factors))
+        return direction if set(factors) == {1.0} else direction.mul_(self._layout.spread(factors))
 
     def _whole(self, uniform: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Numbers in [0, 1) as whole ones below some sizes; the fourth row's is larger by the filled rows of the archive."""
         held = self._state.held
-        key = (*sizes, held if self._host else 0)
+        key = (*sizes, float(held) if self._host else 0.0)
         if key != self._sized:
             many = [float(size) for size in sizes]
             many[3] += key[-1]
@@ -232,9 +233,12 @@ class AdaptiveBFO(PopulationOptimizer):
         return self._pooled
 
     def _kept_inside(self, points: Tensor, positions: Tensor) -> Tensor:
-        if self._limits is None or (self._host and torch.equal(points.clamp(*self._limits), points)):
+        if self._limits is None:
             return points
-        return success_history.inside(points, positions, *self._limits)
+        clamped = points.clamp(*self._limits)
+        if self._host and torch.equal(clamped, points):
+            return points
+        return success_history.half_way(points, clamped, positions)
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
@@ -311,7 +315,7 @@ class AdaptiveBFO(PopulationOptimizer):
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
         state, settings = self._state, self.defaults
-        count, dimensions = state.positions.shape
+        count = state.positions.shape[0]
         # The chance of as many rounds: a device has to compute a place for everybody, whoever goes there.
         chance = 1 - (1 - settings["elim_prob"]) ** DISPERSAL_EVERY
         leaves = self._noise.uniform(count) < chance

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["Noise", "default_seed"]
 
-MANY = 1 << 14
+MANY = 1 << 11
 
 _count = itertools.count()
 

@@ -76,13 +76,13 @@ def follow_few(state: AdaptiveState, points: Tensor, fitness: Tensor) -> None:
 
 
 def _ranked(state: AdaptiveState, points: Tensor, fitness: Tensor) -> Tensor:
-    """The samples from the best to the worst, (S,)."""
+    """The better half of the samples, the best first, (S // 2,)."""
     rank = fitness
     if state.clipped:
         deviation = state.sigma * state.variances.sqrt()
         off = (points - state.mean).div_(deviation).sub_(state.draws)
         rank = separable_cma.bound_penalty(fitness, off.square_().mean(1).to(fitness.dtype))
-    return rank.argsort(stable=True)
+    return rank.topk(state.swarm // 2, largest=False).indices
 
 
 @lru_cache(maxsize=64)

@@ -141,7 +141,7 @@ def separable_update_few(
         path_sigma: (D,); changed.
         path: (D,); changed.
         draws: (S, D).
-        ranked: (S,).
+        ranked: the best half, (S // 2,).
         weights: (S // 2,).
         rate: from `rates`.
         generation: how many came before.
@@ -149,19 +149,22 @@ def separable_update_few(
     Returns:
         The new sigma.
     """
-    kept_draws = draws.index_select(0, ranked[: weights.shape[0]])
-    step = weights @ kept_draws
-    path_sigma.mul_(1 - rate.sigma).add_(step, alpha=math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass))
+    chosen = draws.index_select(0, ranked)
+    step = weights @ chosen
+    _decay(path_sigma, step, rate.sigma, math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass))
     length = torch.linalg.vector_norm(path_sigma).item()
     bias = math.sqrt(1 - (1 - rate.sigma) ** (2 * (generation + 1)))
     steady = float(length < (1.4 + 2 / (mean.shape[0] + 1)) * rate.length * bias)
     moved = step.mul_(variances.sqrt())
-    path.mul_(1 - rate.path)
-    if steady:
-        path.add_(moved, alpha=math.sqrt(rate.path * (2 - rate.path) * rate.mass))
-    kept = 1 - rate.one - rate.mu + (1 - steady) * (rate.one * rate.path * (2 - rate.path))
-    squares = weights @ kept_draws.square_()
-    variances.mul_(squares.mul_(rate.mu).add_(kept)).addcmul_(path, path, value=rate.one)
+    _decay(path, moved, rate.path, steady * math.sqrt(rate.path * (2 - rate.path) * rate.mass))
+    lost = rate.one + rate.mu - (1 - steady) * (rate.one * rate.path * (2 - rate.path))
+    more = torch.addcmul(variances, variances, weights @ chosen.square_(), value=rate.mu)
+    variances.copy_(more.add_(variances, alpha=-lost).addcmul_(path, path, value=rate.one))
     mean.add_(moved, alpha=sigma)
     pace = rate.sigma / rate.damping
     return sigma * math.exp(min(length * (pace / rate.length) - pace, 1.0))
+
+
+def _decay(path: Tensor, step: Tensor, rate: float, weight: float) -> None:
+    """(1 - rate) path + weight step, in place: a product with a number costs more than these two."""
+    path.lerp_(step, rate).add_(step, alpha=weight - rate)
