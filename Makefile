@@ -74,7 +74,7 @@ docs: $(VENV)/.docs
 
 ## make bench        the benchmarks, with modest sizes; figures also in build/bench-*.json
 bench: $(VENV)/.demo
-	@for bench in intercept dataloader ingest delivery; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
+	@for bench in intercept dataloader ingest delivery optim; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
 
 ## make clean        remove what these commands made, but the environments (make distclean: those too)
 clean:
