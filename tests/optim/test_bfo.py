@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.foraging_reference import SlowBFO
+from tests.reference.foraging import SlowBFO
 from tests.support.landscapes import rastrigin, sphere
 from tracelet.optim import BFO, batched, foraging
 
