@@ -493,3 +493,22 @@ def test_the_users_exceptions_pass(home: Path) -> None:
         with pytest.raises(StopIteration, match="no more data"):
             optimizer.step(closure)
     assert found(home) == {}
+
+
+def test_compiled_steps_go_on(home: Path) -> None:
+    """Of any optimizer: torch.compile traces through the hooks."""
+    torch._dynamo.reset()
+    weight = nn.Parameter(torch.ones(3))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+
+    @torch.compile(backend="eager")
+    def train() -> None:
+        sgd.zero_grad()
+        weight.square().sum().backward()
+        sgd.step()
+
+    with runs.running(home):
+        for _ in range(3):
+            train()
+    assert weight.tolist() == pytest.approx([0.512] * 3)
+    assert points(home) == []
