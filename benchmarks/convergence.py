@@ -1,4 +1,4 @@
-"""How fast the population optimizers converge, as pictures: best loss over evaluations, and HybridBFO over learning rates.
+"""How fast the population optimizers converge, as pictures: loss over evaluations, under noise, and HybridBFO beside Adam.
 
 The objectives count by themselves and keep every loss they gave. Functions are shifted, and rotated where that is said;
 a seed is a landscape (shift, start, rotation) and a search on it, and all optimizers search the same landscapes. Everything
@@ -33,8 +33,10 @@ from matplotlib import pyplot as plt
 
 POPULATION = 50
 DIGITS_UNITS = 5_000
-LEAST = 1e-8
+NOISES = (0.1, 0.3, 1.0, 3.0, 10.0)
+LEAST = 1e-8  # where the pictures end
 LEGEND = "median and quartiles"
+NEVER = 'AdaptiveBFO, reevaluate="never"'
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 # Okabe & Ito's colours, which differ for colour-blind eyes too; the dashes tell the lines apart in print.
 STYLES: dict[str, tuple[str, Any]] = {
@@ -43,6 +45,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "DifferentialEvolution": ("#CC79A7", (0, (4, 1.5, 1, 1.5))),
     "ParticleSwarm": ("#E69F00", (0, (2, 1))),
     "BFO": ("#D55E00", (0, (1, 1))),
+    NEVER: ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
     "HybridBFO": ("#0072B2", "-"),
     "Adam": ("#D55E00", (0, (4, 1.5))),
 }
@@ -51,7 +54,12 @@ PICTURES: dict[str, list[tuple[str, int, bool]]] = {
     "functions-10": [("rastrigin", 10, False), ("rosenbrock", 10, False), ("ackley", 10, False)],
     "functions-100": [("rastrigin", 100, False), ("rastrigin", 100, True)],
 }
+OPTIMIZERS = ("BFO", "ParticleSwarm", "DifferentialEvolution", "CMAES", "AdaptiveBFO")
 Curve = list[float]
+
+
+def sphere(z: Tensor) -> Tensor:
+    return z.square().sum(1)
 
 
 def rastrigin(z: Tensor) -> Tensor:
@@ -69,6 +77,7 @@ def ackley(z: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "sphere": (sphere, 5.0),
     "rastrigin": (rastrigin, 5.12),
     "rosenbrock": (rosenbrock, 5.0),
     "ackley": (ackley, 32.0),
@@ -85,8 +94,8 @@ class Landscape:
         evaluations: so far.
     """
 
-    def __init__(self, name: str, dimensions: int, rotated: bool, seed: int, budget: int) -> None:
-        generator = torch.Generator().manual_seed(7_000 + seed)
+    def __init__(self, name: str, dimensions: int, rotated: bool, seed: int, budget: int, noise: float = 0.0) -> None:
+        self.generator = generator = torch.Generator().manual_seed(7_000 + seed)
 
         def anywhere() -> Tensor:
             return torch.rand(dimensions, generator=generator, dtype=torch.float64) * 2 - 1
@@ -99,8 +108,14 @@ class Landscape:
             noise = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
             self.axes = torch.linalg.qr(noise).Q
         self.rotated = rotated
+        self.noise = noise
         self.best = torch.full((budget,), math.inf, dtype=torch.float64)
         self.evaluations = 0
+
+    def losses(self, points: Tensor) -> Tensor:
+        """Without noise, (n,)."""
+        z = points - self.optimum
+        return self.function(z @ self.axes if self.rotated else z)
 
     def objective(self) -> Callable[[Tensor], Tensor]:
         """What the optimizers call."""
@@ -109,8 +124,9 @@ class Landscape:
         def objective(points: Tensor) -> Tensor:
             if points.abs().max() > self.half:
                 raise AssertionError("a point outside the bounds was evaluated")
-            z = points - self.optimum
-            losses = self.function(z @ self.axes if self.rotated else z)
+            losses = self.losses(points)
+            if self.noise:
+                losses = losses + self.noise * torch.randn(len(losses), generator=self.generator, dtype=torch.float64)
             room = self.best[self.evaluations :][: len(losses)]
             room.copy_(losses[: len(room)])
             self.evaluations += len(losses)
@@ -129,22 +145,23 @@ def optimizer_for(name: str, landscape: Landscape, seed: int, budget: int) -> An
     bounds = (-landscape.half, landscape.half)
     common: dict[str, Any] = {"population_size": POPULATION, "bounds": bounds, "seed": seed}
     params = [landscape.start.clone()]
-    if name == "AdaptiveBFO":
-        return AdaptiveBFO(params, max_evaluations=budget, **common)
+    if name in ("AdaptiveBFO", NEVER):
+        rule = "never" if name == NEVER else "auto"
+        return AdaptiveBFO(params, max_evaluations=budget, reevaluate=rule, **common)
     if name == "BFO":  # 0.1 would be nothing in ackley's bounds
         return BFO(params, step_size_max=0.01 * 2 * landscape.half, **common)
     kinds: dict[str, Any] = {"CMAES": CMAES, "DifferentialEvolution": DifferentialEvolution}
     return kinds.get(name, ParticleSwarm)(params, **common)
 
 
-def searched(name: str, function: tuple[str, int, bool], seed: int, budget: int, at: list[int]) -> Curve:
-    """One search."""
-    landscape = Landscape(*function, seed, budget)
+def searched(name: str, landscape: Landscape, seed: int) -> Any:
+    """One search, to the end of the landscape's budget; the optimizer."""
+    budget = len(landscape.best)
     optimizer = optimizer_for(name, landscape, seed, budget)
     objective = landscape.objective()
     while landscape.evaluations < budget and not optimizer.should_stop():
         optimizer.step(objective)
-    return landscape.curve(at)
+    return optimizer
 
 
 def quartiles(rows: list[Curve]) -> tuple[Curve, Curve, Curve]:
@@ -171,9 +188,12 @@ def functions(report: Report, console: Console, picture: str, seeds: int, budget
         rows, 2, figsize=(8.6, 3.4 * rows), layout="constrained", squeeze=False, sharey=len(panels) == 2
     )
     for axis, function in zip(grid.flat, panels, strict=False):
-        for name in ("BFO", "ParticleSwarm", "DifferentialEvolution", "CMAES", "AdaptiveBFO"):
+        for name in OPTIMIZERS:
             with console.status(f"{name} on {said(function)}"):
-                curves = [searched(name, function, seed, budget, at) for seed in range(seeds)]
+                landscapes = [Landscape(*function, seed, budget) for seed in range(seeds)]
+                for seed, landscape in enumerate(landscapes):
+                    searched(name, landscape, seed)
+                curves = [landscape.curve(at) for landscape in landscapes]
             low, middle, high = quartiles(curves)
             _drawn(axis, name, at, *([max(LEAST / 10, value) for value in curve] for curve in (low, middle, high)))
             report.add(
@@ -194,6 +214,28 @@ def functions(report: Report, console: Console, picture: str, seeds: int, budget
     else:
         figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, title=LEGEND)
     _written(figure, out / f"{picture}.png")
+
+
+def noise(report: Report, console: Console, seeds: int, budget: int, out: Path) -> None:
+    """What a search has really found when the loss is noisy: the loss of its incumbent without noise."""
+    figure, axis = plt.subplots(figsize=(8.6, 3.8), layout="constrained")
+
+    def found(name: str, level: float, seed: int) -> float:
+        landscape = Landscape("sphere", 10, False, seed, budget, level)
+        return landscape.losses(searched(name, landscape, seed).best_params.unsqueeze(0)).item()
+
+    for name in (*OPTIMIZERS[:-1], NEVER, OPTIMIZERS[-1]):
+        with console.status(f"{name} under noise"):
+            rows = [[found(name, level, seed) for level in NOISES] for seed in range(seeds)]
+        low, middle, high = quartiles(rows)
+        _drawn(axis, name, NOISES, low, middle, high, marker="o")
+        for level, least, value, most in zip(NOISES, low, middle, high, strict=True):
+            report.add(f"{name}, noise of {level:g}", f"{value:.2g}", beside=f"quartiles {least:.2g}, {most:.2g}")
+    axis.set(xscale="log", yscale="log", title=f"noisy sphere, 10 dimensions, after {budget:,} evaluations")
+    axis.set(xlabel="standard deviation of the noise, in units of the loss", ylabel="true loss of the best point")
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right", frameon=False, title=LEGEND)
+    _written(figure, out / "noise.png")
 
 
 def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -300,11 +342,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--budget", type=int, default=50_000, help="evaluations of a search on a function")
     parser.add_argument("--out", type=Path, default=Path("docs/images/optim"), help="the folder of the pictures")
-    parser.add_argument("--only", choices=(*PICTURES, "digits"), help="one picture")
+    parser.add_argument("--only", choices=(*PICTURES, "noise", "digits"), help="one picture")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
-    if args.budget <= POPULATION:
-        parser.error(f"--budget has to be more than a population, {POPULATION}")
+    if args.budget < 10 * POPULATION:
+        parser.error(f"--budget is at least ten populations, {10 * POPULATION}")
     torch.set_num_threads(1)
     plt.rcParams.update({"font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11})
     console = Console(stderr=True)
@@ -313,6 +355,8 @@ def main() -> None:
     for picture in PICTURES:
         if args.only in (None, picture):
             functions(report, console, picture, args.seeds, args.budget, args.out)
+    if args.only in (None, "noise"):
+        noise(report, console, args.seeds, args.budget // 5, args.out)
     if args.only in (None, "digits"):
         digits(report, console, args.seeds, args.out)
     report.show(args.json)
