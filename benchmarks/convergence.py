@@ -105,8 +105,8 @@ class Landscape:
         self.start = anywhere() * self.half
         self.axes = torch.eye(dimensions, dtype=torch.float64)
         if rotated:
-            noise = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
-            self.axes = torch.linalg.qr(noise).Q
+            directions = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
+            self.axes = torch.linalg.qr(directions).Q
         self.rotated = rotated
         self.noise = noise
         self.best = torch.full((budget,), math.inf, dtype=torch.float64)
