@@ -70,7 +70,7 @@ proto-check: $(PROTO_VENV)/.ready
 
 ## make docs         build the documentation into site/
 docs: $(VENV)/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html is built"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict && echo "site/index.html is built"
 
 ## make bench        the benchmarks, with modest sizes; figures also in build/bench-*.json
 bench: $(VENV)/.demo
