@@ -411,12 +411,15 @@ def test_status_is_lazy_and_one_copy(build: Callable[..., Any]) -> None:
     # `tolist` of one stacked tensor: the dispatcher sees one read for each number in it, of memory that is there.
     assert reads.count <= len(optimizer.status)
     measured = []
-    optimizer._measured, original = (lambda: measured.append(1) or original()), optimizer._measured
-    optimizer.status._measure = optimizer._measured
+    original = optimizer.status._measure
+    optimizer.status._measure = lambda names: measured.append(names) or original(names)
     optimizer.step(sphere)
     assert not measured
+    few = optimizer.status.read("best_fitness", "population_diversity", "unheard of")
+    assert few == {"best_fitness": optimizer.best_fitness, "population_diversity": optimizer._compute_diversity()}
     _ = optimizer.status["mean_fitness"], dict(optimizer.status)
-    assert len(measured) == 1
+    assert optimizer.status.read("best_fitness") == {"best_fitness": optimizer.best_fitness}
+    assert measured == [("best_fitness", "population_diversity", "unheard of"), None]
 
 
 @pytest.mark.parametrize("bounds", [None, (-3.0, 2.5)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -221,12 +221,22 @@ class Colony(Optimizer):
         """How often the objective was evaluated, by all ranks together."""
         return 0 if self._known is None else self._known.evaluations
 
+    @property
+    def steps(self) -> int:
+        """How many steps are completed, those before a checkpoint included."""
+        return 0 if self._known is None else self._known.steps
+
     def _compute_diversity(self) -> float:
         """Mean distance of the population to its centroid, in the units of the parameters."""
         return float(diversity(self.population))
 
-    def _measured(self) -> dict[str, Any]:
-        return {**measure(self._prepare(), self._limits), **self._own_status()}
+    def _measured(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        measured = measure(self._prepare(), self._limits, names)
+        if names is None:
+            return {**measured, **self._own_status()}
+        if any(name not in measured for name in names):
+            measured |= {name: value for name, value in self._own_status().items() if name in names}
+        return measured
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------
 

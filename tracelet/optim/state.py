@@ -23,6 +23,7 @@ class State:
         fitness: of `positions`, (P,); +inf where it is not known or not finite.
         best_position: the incumbent, (D,).
         best_fitness: of `best_position`, ().
+        loss: what the last step returned, where that was a number; None before the first, and after steps that were told.
         nonfinite: how many evaluations were NaN or infinite, ().
         phase: which part of the round comes next.
         asked: the points that wait to be judged, (n, D), or None.
@@ -50,6 +51,7 @@ class State:
     stale_steps: int = 0
     record: float = float("inf")
     stopped: str = ""
+    loss: Tensor | float | None = None
     history: list[Tensor] = field(default_factory=list)
 
 
