@@ -33,13 +33,13 @@ class AdaptiveBFO(PopulationOptimizer):
     nothing new to tell. What improved *swims* on, as often as swims have paid. The healthiest split now and then, who stagnates
     is dispersed, and with a known budget foragers are eliminated one by one (L-SHADE, Tanabe & Fukunaga 2014).
 
-    One `step()` is one round: P evaluations, up to `swim_length` more for those that swim, and one for the incumbent; on a
-    device (`decisions="device"`) every swim evaluates all foragers, so prefer `decisions="host"` there for expensive
-    objectives.
+    One `step()` is one round: P evaluations (with a known budget at first P of foragers, and those of the swarm), up to
+    `swim_length` more for those that swim, and one for the incumbent; on a device (`decisions="device"`) every swim evaluates
+    all foragers, so prefer `decisions="host"` there for expensive objectives.
 
     Args:
         params: tensors, named tensors or groups.
-        population_size: P, at least 8: foragers and swarmers together.
+        population_size: P, at least 8: foragers and swarmers together; with a known budget the foragers at its beginning.
         chem_steps: rounds between two reproductions, also spelled `chemotaxis_steps`.
         swim_length: most swims after a tumble.
         elim_prob: probability of dispersal in each round, for a bacterium that stagnates, also `elimination_prob`; every tenth
@@ -134,10 +134,10 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _parents_judged(self) -> bool:
         state = self._state
-        size = int(self.defaults["population_size"])
-        if state.rounds == 0 and state.positions.shape[0] == size and state.swarm:
-            best = state.fitness.argsort(stable=True)[: size - state.swarm]
-            self._keep(best)
+        # Foragers that become fewer begin as many (as in L-SHADE): the swarm is beside them then, and else one of them.
+        if state.rounds == 0 and state.swarm and self.defaults["max_evaluations"] is None:
+            size = int(self.defaults["population_size"])
+            self._keep(state.fitness.argsort(stable=True)[: size - state.swarm])
         state.phase = "tumble"
         return False
 
@@ -333,7 +333,7 @@ class AdaptiveBFO(PopulationOptimizer):
     def _eliminate(self, maximum: int) -> None:
         """Fewer foragers towards the end of a known budget."""
         state = self._state
-        first = int(self.defaults["population_size"]) - self._swarmers()
+        first = int(self.defaults["population_size"])
         last = min(int(self.defaults["min_population_size"]), first)
         done = min(1.0, state.evaluations / maximum)
         count = round(first + (last - first) * done)

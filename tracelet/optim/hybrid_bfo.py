@@ -262,7 +262,7 @@ class HybridBFO(PopulationOptimizer):
             better = moving & (fitness < state.fitness)
             state.positions = torch.where(better.unsqueeze(1), points, state.positions)
             state.fitness = torch.where(better, fitness, state.fitness)
-            state.pace = state.pace * torch.where(better, LONGER, 1.0)
+            state.pace = torch.where(better, state.pace * LONGER, state.pace)
             state.moving = better
             state.swum = state.swum + better.sum()
             return
