@@ -84,6 +84,8 @@ class BFO(PopulationOptimizer):
     """
 
     _state_class = BFOState
+    _centred: tuple[Tensor, Tensor, Tensor]
+    _centred_of: Tensor | None = None
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class BFO(PopulationOptimizer):
             with span("BFO.tumble"):
                 if self.defaults["use_swarming"]:
                     state.colony = state.positions
-                    state.cost = state.fitness + self._signal(state.positions, None)
+                    state.cost = state.fitness + self._signal(None, None)
                 state.direction = self._tumbled()
                 return self._clip(state.positions + state.direction)
         with span("BFO.swim"):
@@ -265,10 +267,14 @@ class BFO(PopulationOptimizer):
             lengths.append(max(least, (least + (group["step_size_max"] - least) * share) * float(group["lr"])))
         return self._layout.spread(lengths)
 
-    def _signal(self, points: Tensor, own: Tensor | None) -> Tensor:
+    def _signal(self, points: Tensor | None, own: Tensor | None) -> Tensor:
         colony = self._state.colony
         assert colony is not None
-        signal: Tensor = self._update(foraging.swarming_cost)(points, colony, own, *self.defaults["swarming_params"])
+        if self._centred_of is not colony:
+            self._centred_of, self._centred = colony, self._update(foraging.centred)(colony)
+        signal: Tensor = self._update(foraging.swarming_cost)(
+            points, self._centred, own, *self.defaults["swarming_params"]
+        )
         return signal.to(self._layout.fitness_dtype)
 
     def _own_status(self) -> dict[str, Any]:
