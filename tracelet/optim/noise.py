@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["Noise", "default_seed"]
 
-MANY = 1 << 11
+MANY = 1 << 13
 
 _count = itertools.count()
 
