@@ -209,8 +209,8 @@ def main() -> None:
     if "quality" in parts:
         quality(report, args.seeds, args.first_seed, args.only)
     if "digits" in parts:
-        digits(report, args.seeds)
-        gradient_free(report, args.seeds)
+        digits(report, args.seeds, args.first_seed)
+        gradient_free(report, args.seeds, args.first_seed)
     report.show(args.json)
 
 
