@@ -27,6 +27,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
+        check=False,
         timeout=100,
     )
     assert told.returncode == 0, told.stderr
