@@ -17,9 +17,11 @@ import pytorch_lightning
 import torch
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.support.pages import examples
 from tracelet.optim import BFO, HybridBFO, lightning
 
 QUIET: dict[str, Any] = {
@@ -131,6 +133,13 @@ def test_what_is_logged_is_the_model_as_it_stands(tmp_path: Path) -> None:
     assert told[6]["population_diversity"] == pytest.approx(trainer.optimizers[0]._compute_diversity())
     logged = [row["train_loss"] for row in rows(logger) if "train_loss" in row]
     assert logged == pytest.approx([now for _, now in module.found], rel=1e-5)
+
+
+def test_the_pages_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(examples("docs/optim/integrations.md")["PyTorch Lightning"], {"__name__": "__main__"})
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    assert [event.step for event in EventAccumulator(str(file)).Reload().Scalars("best_fitness")] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("package", [pl, pytorch_lightning], ids=lambda package: package.__name__)

@@ -1,11 +1,18 @@
-"""Document 000, integrations of bacterial foraging: its blocks run, repaired as the table says, and do what they are for."""
+"""Document 000, integrations of bacterial foraging: its blocks run, repaired as the table says, and do what they are for.
+
+So do the examples of the page that says how it is done best; where imports take seconds, in the process of a block.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +23,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tests.seeds.blocks import HERE, block, blocks, execute, run_inside
+from tests.support.pages import ROOT, examples
 from tests.support.wandb_file import history, records
 
 pytestmark = pytest.mark.timeout(240)
 
 FOLDER = HERE / "000"
+PAGE = "docs/optim/integrations.md"
+EXAMPLES = examples(PAGE)
+ALONE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+# Those are run beside a block, Lightning's in tests/optim/test_lightning.py.
+ELSEWHERE = {"PyTorch Lightning", "Hugging Face Transformers", "fastai", "Distributed", "Weights & Biases"}
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +52,13 @@ def events(folder: Path) -> EventAccumulator:
 def run_alone(number: int, folder: Path, *, after: str = "", **environment: str) -> Any:
     """Run a block in a process of its own; returns what `after` calls `told`."""
     told = "\nimport json\nwith open('told.json', 'w') as file:\n    json.dump(told, file)\n" if after else ""
-    execute(block(number, FOLDER), folder, after=after + told, environment={"OMP_NUM_THREADS": "1", **environment})
+    execute(block(number, FOLDER), folder, after=after + told, environment={**ALONE, **environment})
     return json.loads((folder / "told.json").read_text()) if after else None
+
+
+def then(heading: str) -> str:
+    """Code that runs the page's example below a block, with names of its own: `best`."""
+    return f"best = {{'__name__': '__main__'}}\nexec(compile({EXAMPLES[heading]!r}, {heading!r}, 'exec'), best)\n"
 
 
 # -- Framework integration
@@ -72,20 +90,30 @@ def test_transformers(folder: Path) -> None:
         after="""
 inner = trainer.optimizer.optimizer
 told = {
-    "steps": trainer.state.global_step,
-    "log": trainer.state.log_history,
-    "fitness": inner.best_fitness,
-    "before": inner.status["evaluations"],
-    "same": torch.equal(inner.best_params, torch.cat([each.detach().flatten() for each in model.parameters()])),
+    "log": list(trainer.state.log_history),
+    "eval_loss": trainer.evaluate()["eval_loss"],
+    "best_fitness": inner.best_fitness,
+    "here": torch.equal(inner.best_params, torch.cat([each.detach().flatten() for each in model.parameters()])),
 }
-""",
+torch.save(trainer.optimizer.state_dict(), "optimizer.pt")
+"""
+        + then("Hugging Face Transformers")
+        + 'told["example"] = best["trainer"].state.log_history',
     )
-    print(told)
+    at_10, at_the_end = told["log"]
+    assert (at_10["step"], at_the_end["step"]) == (10, 12)
+    assert at_10["loss"] > at_the_end["train_loss"] > told["eval_loss"]
+    assert told["best_fitness"] < at_10["loss"]
+    assert told["here"]
+    search = torch.load(folder / "optimizer.pt")["state"]["population"]["state"]
+    assert search["best_fitness"].item() == told["best_fitness"]
+    assert [row["step"] for row in told["example"] if "loss" in row] == [1, 2, 3]
 
 
 def test_fastai(folder: Path) -> None:
-    pytest.importorskip("fastai.basics", reason="fastai is installed by the Makefile")
-    losses = run_alone(3, folder, after="told = learn.recorder.losses")
+    if find_spec("fastai") is None:
+        pytest.skip("fastai is not there: the Makefile installs it, without what it depends on")
+    losses = run_alone(3, folder, after="told = learn.recorder.losses\n" + then("fastai"))
     assert len(losses) == 10 * 4
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
 
@@ -111,6 +139,33 @@ def test_distributed(folder: Path) -> None:
     assert torch.equal(first["bias"], second["bias"])
     assert len(losses) == len(others) > 5 * 51
     assert losses[-1] + others[-1] < 0.5 * (losses[0] + others[0])
+
+
+def test_the_page_shares_a_population(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    (folder / "train.py").write_text(EXAMPLES["Distributed"])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "train.py"],
+            env={**os.environ, **shared, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        told = [rank.communicate(timeout=100) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    (first, second) = (said.partition(": ") for said, _ in told)
+    assert (first[0], second[0]) == ("rank 0", "rank 1")
+    assert first[2] == second[2]
+    assert float(first[2].partition(",")[0]) < 1.5
 
 
 # -- Custom training loops
@@ -176,15 +231,23 @@ def test_wandb(folder: Path) -> None:
     told = run_alone(
         10,
         folder,
-        after="told = [optimizer.step(closure) for _ in range(7)]\nwandb.finish()",
-        WANDB_MODE="offline",
+        after="told = [optimizer.step(closure) for _ in range(7)]\nwandb.finish()\n" + then("Weights & Biases"),
         WANDB_DIR=str(folder),
-        WANDB_SILENT="true",
     )
-    rows = history(folder)
-    print(rows, records(folder)[1])
+    runs = {}
+    for file in folder.rglob("*.wandb"):
+        (begun,) = (each.run for each in records(file) if each.WhichOneof("record_type") == "run")
+        config = {each.key: json.loads(each.value_json) for each in begun.config.update}
+        runs[begun.project] = config, history(file)
+    assert runs.keys() == {"bfo-optimization", "foraging"}
+    config, rows = runs["bfo-optimization"]
+    assert (config["population_size"], config["architecture"]) == (50, "resnet18")
     assert [row["_step"] for row in rows] == list(range(7))
     assert [row["loss"] for row in rows] == [row["best_fitness"] for row in rows] == told
+    assert all(row["population_diversity"] > 0 for row in rows)
+    assert {(row["step_size_max"], row["elimination_prob"]) for row in rows} == {(1.0, 0.05)}
+    _, rows = runs["foraging"]  # the page's
+    assert [row["steps"] for row in rows] == list(range(1, 11))
 
 
 def test_metrics_tracking() -> None:
@@ -241,6 +304,26 @@ def test_production(folder: Path) -> None:
     batch = torch.rand(300, 784)
     assert torch.equal(served.predict(batch[:1]), model(batch[:1]))
     torch.testing.assert_close(served.batch_predict(batch), model(batch))
+
+
+# -- The page
+
+
+@pytest.mark.parametrize("heading", sorted(EXAMPLES.keys() - ELSEWHERE))
+def test_the_pages_examples_run(heading: str, folder: Path) -> None:
+    exec(compile(EXAMPLES[heading], heading, "exec"), {"__name__": "__main__"})
+    if heading == "TensorBoard":
+        written = events(folder / "runs")
+        assert {tag: len(written.Scalars(tag)) for tag in written.Tags()["scalars"]} == {
+            "BFO/best_fitness": 10,
+            "BFO/population_diversity": 10,
+            "BFO/step_size": 10,
+        }
+
+
+def test_every_example_of_the_page_is_known() -> None:
+    assert EXAMPLES.keys() > ELSEWHERE
+    assert len(EXAMPLES) == (ROOT / PAGE).read_text().count("```py\n") == 12
 
 
 # -- The table

@@ -33,18 +33,17 @@ def _messages(data: bytes) -> Iterator[bytes]:
             assert kind in (FIRST, MIDDLE), kind
 
 
-def records(folder: Path) -> list[Any]:
-    """All records of the only run in a folder, as wandb's messages."""
+def records(file: Path) -> list[Any]:
+    """All records of a run, as wandb's messages."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.rglob("*.wandb")
     return [wandb_internal_pb2.Record.FromString(message) for message in _messages(file.read_bytes())]
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(file: Path) -> list[dict[str, Any]]:
     """The rows that were logged."""
     return [
         {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in records(folder)
+        for record in records(file)
         if record.WhichOneof("record_type") == "history"
     ]
