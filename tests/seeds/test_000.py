@@ -57,7 +57,7 @@ def run_alone(number: int, folder: Path, *, after: str = "", **environment: str)
 
 
 def then(heading: str) -> str:
-    """Code that runs the page's example below a block, with names of its own: `best`."""
+    """Code that runs the page's example below a block; the example's names are in `best` then."""
     return f"best = {{'__name__': '__main__'}}\nexec(compile({EXAMPLES[heading]!r}, {heading!r}, 'exec'), best)\n"
 
 
