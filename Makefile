@@ -94,11 +94,15 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) -e '.[demo]'
 	@touch $@
 
+# fastai asks for torchvision, which would bring another torch. What the tests use of it (fastai.basics) needs only these.
+FASTAI = fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
+
 # 'dev' holds 'demo' and 'docs'.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing torch, MLflow and the development tools (a few minutes, once)"
 	@$(INSTALL) torch
 	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) --no-deps $(FASTAI)
 	@touch $(VENV)/.demo $(VENV)/.docs $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -205,3 +205,14 @@ def test_both_spellings_and_no_others() -> None:
     assert one.defaults == other.defaults
     with pytest.raises(TypeError, match="chem_step"):
         BFO([torch.ones(1)], chem_step=3)
+
+
+def test_swarming_that_is_switched_off_leaves_nothing_in_the_cost() -> None:
+    optimizer = BFO([torch.ones(3)], population_size=6, use_swarming=True, seed=0)
+    for _ in range(2):
+        optimizer.step(sphere)
+    assert not torch.equal(optimizer._state.cost, optimizer.fitness)
+    optimizer.defaults["use_swarming"] = False
+    for _ in range(2):
+        optimizer.step(sphere)
+    assert torch.equal(optimizer._state.cost, optimizer.fitness)

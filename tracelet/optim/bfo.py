@@ -156,6 +156,8 @@ class BFO(PopulationOptimizer):
                 if self.defaults["use_swarming"]:
                     state.colony = state.positions
                     state.cost = state.fitness + self._signal(None, None)
+                elif state.colony is not None:  # it was switched off
+                    state.colony, state.cost = None, state.fitness.clone()
                 state.direction = self._tumbled()
                 return self._clip(state.positions + state.direction)
         with span("BFO.swim"):

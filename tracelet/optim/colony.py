@@ -19,6 +19,7 @@ from tracelet.optim.status import Status, diversity, measure
 __all__ = ["Colony"]
 
 KEY = "population"
+MIDDLE = ("swim", "run")  # phases of a round that has begun
 
 
 class Colony(Optimizer):
@@ -116,7 +117,8 @@ class Colony(Optimizer):
         self._noise = Noise(self._layout.device, self._layout.dtype, self._seed, self._generator)
         self._noisy = False
         self._host = self._reads_on_host()
-        self._limits = self._layout.bounds([group["bounds"] for group in self.param_groups])
+        self._bounds = self._bounds_of_groups()
+        self._limits = self._layout.bounds(self._bounds)
         if self._limits is not None:
             point = point.clamp(*self._limits)
         self._origin = point
@@ -183,6 +185,29 @@ class Colony(Optimizer):
 
     def _clip(self, points: Tensor) -> Tensor:
         return points if self._limits is None else points.clamp_(*self._limits)
+
+    def _bounds_were_edited(self) -> bool:
+        """Whether they are others than those that hold, and a round has not begun with these."""
+        state = self._state
+        return state.asked is None and state.phase not in MIDDLE and self._bounds != self._bounds_of_groups()
+
+    def _bounds_of_groups(self) -> list[Any]:
+        return [group["bounds"] for group in self.param_groups]
+
+    def _move_inside(self) -> None:
+        """Everybody goes inside the bounds as they are now, and is judged anew."""
+        state = self._state
+        for group in self.param_groups:
+            checked(group)
+        self._bounds = self._bounds_of_groups()
+        self._limits = self._layout.bounds(self._bounds)
+        if self._limits is None:
+            return
+        state.positions = state.positions.clamp(*self._limits)
+        state.best_position = state.best_position.clamp(*self._limits)
+        state.best_fitness = torch.full_like(state.best_fitness, torch.inf)
+        if self._judges_parents:
+            state.phase = "parents"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, before the first step.

@@ -98,6 +98,8 @@ class PopulationOptimizer(Colony):
         """
         self._prepare()
         self._limit = None
+        if self._bounds_were_edited():
+            self._move_inside()
         return self._ask().clone()
 
     @torch.no_grad()
@@ -259,8 +261,15 @@ class PopulationOptimizer(Colony):
         """Judge the positions anew where their fitness may be another's."""
         state = self._state
         rule = self.defaults["reevaluate"]
-        changed = self._last_objective is not None and not same_objective(objective, self._last_objective)
+        if self._last_objective is None:
+            # After a checkpoint nobody knows: with a batch for each step, this one is another too.
+            changed = state.batches
+        else:
+            changed = state.batches = not same_objective(objective, self._last_objective)
         self._last_objective = objective
+        if self._bounds_were_edited():
+            self._move_inside()
+            return
         if not self._judges_parents or state.evaluations == 0 or state.phase == "parents":
             return
         if rule == "always" or (rule == "auto" and (changed or self._noisy)):

@@ -34,6 +34,7 @@ class State:
         stale_steps: since the best fitness last improved by the tolerance (counted with early stopping).
         record: the best fitness that `stale_steps` compares with.
         stopped: why a callback ended the search; empty when none did.
+        batches: whether the last step had another objective than the one before.
         history: best fitness after each of the last steps, each ().
     """
 
@@ -52,6 +53,7 @@ class State:
     record: float = float("inf")
     stopped: str = ""
     loss: Tensor | float | None = None
+    batches: bool = False
     history: list[Tensor] = field(default_factory=list)
 
 
