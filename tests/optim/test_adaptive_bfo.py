@@ -251,3 +251,22 @@ def test_it_masters_small_landscapes(function, within: float) -> None:
     while not optimizer.should_stop():
         optimizer.step(function)
     assert optimizer.best_fitness < within
+
+
+@pytest.mark.parametrize(("first", "then"), [("device", "host"), ("host", "device")])
+def test_a_search_goes_on_where_it_may_read_more_or_less(first: str, then: str) -> None:
+    """As between a checkpoint of a GPU and a CPU that loads it: single numbers become plain ones, or tensors."""
+    start = torch.full((4,), 2.0, dtype=torch.float64)
+    optimizers = [AdaptiveBFO([start.clone()], population_size=12, bounds=(-5.12, 5.12), seed=3) for _ in range(2)]
+    for optimizer, decisions in zip(optimizers, (first, then), strict=True):
+        optimizer.defaults["decisions"] = decisions
+    for _ in range(15):
+        optimizers[0].step(rastrigin)
+    saved = optimizers[0].state_dict()
+    saved["param_groups"][0]["decisions"] = then
+    optimizers[1].load_state_dict(saved)
+    for _ in range(15):
+        for optimizer in optimizers:
+            optimizer.step(rastrigin)
+    torch.testing.assert_close(optimizers[0].population, optimizers[1].population, rtol=1e-9, atol=1e-11)
+    assert optimizers[1]._host == (then == "host")
