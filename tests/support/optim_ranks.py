@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what the first step of an optimizer imports: once for all ranks
 import torch.distributed as dist
 from torch import nn
 
