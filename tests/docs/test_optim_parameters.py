@@ -78,9 +78,18 @@ def test_the_other_spellings_are_those_that_are_taken(name: str) -> None:
 
 
 def test_what_is_said_to_be_fixed_is_no_setting_or_cannot_be_edited() -> None:
-    fixed = set(re.findall(r"^\| `(\w+)` .*\*Fixed\*", sections()["All optimizers"], re.MULTILINE))
-    optimizer = optim.BFO([torch.zeros(2)])
-    assert COMMON.keys() - optimizer.defaults.keys() <= fixed
+    fixed = {name: set(re.findall(r"^\| `(\w+)` .*\*Fixed\*", text, re.MULTILINE)) for name, text in sections().items()}
+    assert COMMON.keys() - optim.BFO([torch.zeros(2)]).defaults.keys() <= fixed["All optimizers"]
+    for name in OPTIMIZERS:
+        optimizer = getattr(optim, name)([torch.zeros(2)])
+        optimizer.step(lambda: 1.0) if name != "HybridBFO" else optimizer.ask()
+        for setting in (fixed["All optimizers"] | fixed[name]) & optimizer.defaults.keys():
+            before = optimizer.defaults[setting]
+            optimizer.defaults[setting] = "other"
+            with pytest.raises(ValueError, match=f"{setting} cannot change once the search has begun: it stays"):
+                optimizer.ask()
+            assert optimizer.defaults[setting] == optimizer.param_groups[0][setting] == before
+        optimizer.ask()
 
 
 def test_the_pages_name_no_parameter_that_does_not_exist() -> None:

@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from tracelet.optim import adaptive_compact, adaptive_masked, quorum, success_history
 from tracelet.optim.adaptive_state import AdaptiveState, first_state, settled
+from tracelet.optim.colony import FIXED
 from tracelet.optim.population import PopulationOptimizer
 from tracelet.optim.ranges import span
 from tracelet.optim.settings import Common, spelled
@@ -45,7 +46,8 @@ class AdaptiveBFO(PopulationOptimizer):
         elim_prob: probability of dispersal in each round, for a bacterium that stagnates, also `elimination_prob`; every tenth
             round decides for ten.
         adaptation_rate: width of the draws around the memories of run lengths and shares.
-        step_size_max: factor of all run lengths (which are learnt, and relative to the distances in the population).
+        step_size_max: factor of the foragers' run lengths (which are learnt, and relative to the distances between them). The
+            swarm's width is its own.
         lr: another one: what torch's schedulers change.
         stagnation_limit: rounds without improvement after which a bacterium may be dispersed.
         min_population_size: foragers left at the end of a known budget (`max_evaluations`).
@@ -56,6 +58,7 @@ class AdaptiveBFO(PopulationOptimizer):
     """
 
     _state_class = AdaptiveState
+    _fixed = FIXED | {"use_swarming", "memory_size"}
     _pooled: Tensor | None = None
     _rows: Tensor | None = None
     _sizes: Tensor

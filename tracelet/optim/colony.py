@@ -19,6 +19,7 @@ from tracelet.optim.status import Status, diversity, measure
 __all__ = ["Colony"]
 
 KEY = "population"
+FIXED = frozenset({"population_size", "swarm_size", "init", "decisions"})
 MIDDLE = ("swim", "run")  # phases of a round that has begun
 
 
@@ -33,6 +34,7 @@ class Colony(Optimizer):
 
     _state_class: type[State] = State
     _shared: dict[str, Any] | None = None
+    _fixed: frozenset[str] = FIXED  # settings that the search begins with, and keeps
     _judges_parents = True  # whether the first positions are evaluated before the first round
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Mapping[str, Any]) -> None:
@@ -82,8 +84,8 @@ class Colony(Optimizer):
             self._known = self._start()
         elif self._may_have_been_edited():
             if changed := reconcile(self.defaults, self.param_groups, self._seen):
-                checked(self.defaults)
                 self._edited(changed)
+                checked(self.defaults)
             self._seen = dict(self.defaults)
             self._shared = {name: value for name, value in self._seen.items() if name not in PER_GROUP}
         return self._known
@@ -98,7 +100,7 @@ class Colony(Optimizer):
     def _edited(self, names: Iterable[str]) -> None:
         """Settings were edited between two steps."""
         for name in names:
-            if name in ("population_size", "swarm_size"):
+            if name in self._fixed:
                 before, self.defaults[name] = self._seen[name], self._seen[name]
                 for group in self.param_groups:
                     group[name] = before
