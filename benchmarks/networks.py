@@ -127,10 +127,12 @@ def gradient_free(report: Report, seeds: int, first: int) -> None:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
         objective = PopulationObjective(model, nn.functional.cross_entropy, chunk_size=None)
-        optimizer = AdaptiveBFO(model.parameters(), init_std=0.05, reevaluate="never", seed=seed)
+        optimizer = AdaptiveBFO(
+            model.parameters(), init_std=0.05, reevaluate="never", max_evaluations=20_000, seed=seed
+        )
         for inputs, targets in _batches(x, y, seed):
             optimizer.step(objective(inputs, targets))
-            if optimizer.evaluations >= 20_000:
+            if optimizer.should_stop():
                 break
         with torch.no_grad():
             found.append(float((model(x_test).argmax(1) == y_test).float().mean()))

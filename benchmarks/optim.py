@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from tracelet.optim import BFO, CMAES, AdaptiveBFO, batched
 
-PARTS = ("quality", "speed", "network", "digits")
+PARTS = ("quality", "speed", "network", "digits", "gradient-free")
 # Algorithm, function, dimensions, whether the budget is known, rotated, target of the median.
 CELLS: list[tuple[str, str, int, bool, bool, float | None]] = [
     ("AdaptiveBFO", "rastrigin", 10, True, False, 1e-4),
@@ -210,6 +210,7 @@ def main() -> None:
         quality(report, args.seeds, args.first_seed, args.only)
     if "digits" in parts:
         digits(report, args.seeds, args.first_seed)
+    if "gradient-free" in parts:
         gradient_free(report, args.seeds, args.first_seed)
     report.show(args.json)
 

@@ -92,13 +92,17 @@ def test_a_share_of_the_coordinates_is_chosen_and_always_one(many: bool) -> None
     numbers = noise.coordinates(8, dimensions) if many else noise.uniform(8, dimensions)
     assert (numbers.dtype == torch.int16) == many
     share = torch.tensor([1e-9, 0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
-    ones = success_history.chosen(numbers.clone(), share, torch.arange(8))
+    ones = success_history.chosen(numbers, share, torch.arange(8))
     assert ones.dtype == torch.float32
     assert set(ones.unique().tolist()) == {0.0, 1.0}
     assert ones.diagonal().eq(1).all()
     assert ones[0].sum() == 1
     deviation = (share * (1 - share) / dimensions).sqrt()
     assert ((ones.mean(1) - share).abs() <= 4 * deviation + 2 / dimensions).all()
+    unit = noise.unit(numbers)
+    assert 0 <= unit.min() < 0.01
+    assert 0.99 < unit.max() < 1
+    assert unit.mean().item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_archive_takes_what_was_left_and_makes_room_at_random() -> None:

@@ -19,7 +19,6 @@ from tracelet.optim.settings import Common, spelled
 __all__ = ["AdaptiveBFO"]
 
 QUORUM_EVERY = 20
-DISPERSAL_EVERY = 10
 SPLITTING_SHARE = 0.04
 BEST_SHARE = 0.11
 
@@ -43,8 +42,7 @@ class AdaptiveBFO(PopulationOptimizer):
         population_size: P, at least 8: foragers and swarmers together; with a known budget the foragers at its beginning.
         chem_steps: rounds between two reproductions, also spelled `chemotaxis_steps`.
         swim_length: most swims after a tumble.
-        elim_prob: probability of dispersal in each round, for a bacterium that stagnates, also `elimination_prob`; every tenth
-            round decides for ten.
+        elim_prob: probability of dispersal in each round, for a bacterium that stagnates; also `elimination_prob`.
         adaptation_rate: width of the draws around the memories of run lengths and shares.
         step_size_max: factor of the foragers' run lengths (which are learnt, and relative to the distances between them). The
             swarm's width is its own.
@@ -59,6 +57,7 @@ class AdaptiveBFO(PopulationOptimizer):
 
     _state_class = AdaptiveState
     _fixed = FIXED | {"use_swarming", "memory_size"}
+    _earliest = 0
     _pooled: Tensor | None = None
     _rows: Tensor | None = None
     _sizes: Tensor
@@ -120,6 +119,7 @@ class AdaptiveBFO(PopulationOptimizer):
         spread = self._initial_spread()
         deviations = spread if isinstance(spread, Tensor) else positions.new_full((positions.shape[1],), spread)
         settings = self.defaults
+        self._earliest = 0
         return first_state(
             base,
             self._origin,
@@ -132,6 +132,7 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _resumed(self) -> None:
         settled(self._state, self._host)
+        self._earliest = 0
 
     # -- the round --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class AdaptiveBFO(PopulationOptimizer):
         """Where to and how far each forager tumbles, (n, D)."""
         state, settings = self._state, self.defaults
         count, dimensions = state.positions.shape
-        numbers = self._noise.uniform(6 * count + 2)
+        numbers = self._noise.uniform(7 * count + 2)
         state.chances = numbers[6 * count :]
         best = max(2, round(BEST_SHARE * count))
         sizes = (settings["memory_size"], best, count - 1, count - 2, dimensions)
@@ -196,6 +197,7 @@ class AdaptiveBFO(PopulationOptimizer):
             settings["adaptation_rate"],
         )
         one, two = self._update(success_history.partners)(one, two, count + state.held)
+        state.coordinates = self._noise.coordinates(count, dimensions)
         length, share = state.used.unbind(0)
         direction: Tensor = self._update(success_history.social_tumble)(
             state.positions,
@@ -204,7 +206,7 @@ class AdaptiveBFO(PopulationOptimizer):
             one,
             two,
             length,
-            self._update(success_history.chosen)(self._noise.coordinates(count, dimensions), share, always),
+            self._update(success_history.chosen)(state.coordinates, share, always),
         )
         factors = [group["step_size_max"] * float(group["lr"]) for group in self.param_groups]
         return direction if set(factors) == {1.0} else direction.mul_(self._layout.spread(factors))
@@ -292,9 +294,7 @@ class AdaptiveBFO(PopulationOptimizer):
         if state.rounds % settings["chem_steps"] == 0:
             with span("AdaptiveBFO.reproduction"):
                 self._reproduce()
-        if state.rounds % DISPERSAL_EVERY == 0:
-            with span("AdaptiveBFO.dispersal"):
-                self._disperse()
+        self._disperse()
         if settings["max_evaluations"] is not None:
             self._eliminate(settings["max_evaluations"])
         # The one place that reads a number from a device: every twenty rounds, while there is a swarm.
@@ -318,20 +318,26 @@ class AdaptiveBFO(PopulationOptimizer):
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
         state, settings = self._state, self.defaults
-        count = state.positions.shape[0]
-        # The chance of as many rounds: a device has to compute a place for everybody, whoever goes there.
-        chance = 1 - (1 - settings["elim_prob"]) ** DISPERSAL_EVERY
-        leaves = self._noise.uniform(count) < chance
-        where = self._uniform(count)
-        leaves &= state.improved_at < state.rounds - settings["stagnation_limit"]
-        leaves &= state.fitness > state.fitness.min()
-        if self._host and not bool(leaves.any()):
+        latest = state.rounds - settings["stagnation_limit"] - 1
+        if self._host and self._earliest > latest:
             return
-        state.positions = torch.where(leaves.unsqueeze(1), where, state.positions)
-        state.fitness = torch.where(leaves, torch.inf, state.fitness)
-        state.improved_at = state.improved_at.masked_fill(leaves, state.rounds)
-        gone = leaves.sum()
-        state.eliminations = state.eliminations + (int(gone) if self._host else gone)
+        if self._host:
+            # Nobody's last improvement moves into the past: while the earliest is recent enough, there is nothing to look up.
+            self._earliest = int(state.improved_at.min().item())
+            if self._earliest > latest:
+                return
+        with span("AdaptiveBFO.dispersal"):
+            leaves = (state.chances[2:] < settings["elim_prob"]).logical_and_(state.improved_at <= latest)
+            if self._host and not bool(leaves.any()):
+                return
+            leaves &= state.fitness > state.fitness.min()
+            # Numbers that this round has used up elsewhere: drawing others would cost as much as a tumble, in every round.
+            where = self._placed(self._noise.unit(state.coordinates).to(state.positions.dtype))
+            state.positions = torch.where(leaves.unsqueeze(1), where, state.positions)
+            state.fitness = torch.where(leaves, torch.inf, state.fitness)
+            state.improved_at = state.improved_at.masked_fill(leaves, state.rounds)
+            gone = leaves.sum()
+            state.eliminations = state.eliminations + (int(gone) if self._host else gone)
 
     def _eliminate(self, maximum: int) -> None:
         """Fewer foragers towards the end of a known budget."""

@@ -33,7 +33,7 @@ def select(state: AdaptiveState, points: Tensor, fitness: Tensor) -> None:
     if not successes:
         state.tumble_gain = gained * (1 - AVERAGING)
         return
-    swim_chance, archive_chance = state.chances.tolist()
+    swim_chance, archive_chance = state.chances[:2].tolist()
     before = state.positions.index_select(0, who)
     now, known = points.index_select(0, who), fitness.index_select(0, who)
     gain = state.fitness.index_select(0, who).sub_(known)

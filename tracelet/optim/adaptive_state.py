@@ -30,7 +30,8 @@ class AdaptiveState(State):
         memory: what run lengths and shares of coordinates succeeded, (2, H).
         slot: of the memories that is written next.
         used: run lengths and shares of this round's tumbles, (2, n).
-        chances: numbers in [0, 1) of this round, for swims, and for the archive, (2,).
+        coordinates: numbers that chose the coordinates of this round's tumbles, (n, D).
+        chances: numbers in [0, 1) of this round, for swims, for the archive, and for the dispersal of each, (n + 2,).
         moving: who swims next: k indices on the host, a mask on a device.
         places: where they are on the host, (k, D); nothing on a device.
         direction: their runs, (k, D) on the host; everybody's on a device, (n, D).
@@ -55,6 +56,7 @@ class AdaptiveState(State):
     memory: Tensor
     slot: int | Tensor = 0
     used: Tensor
+    coordinates: Tensor
     chances: Tensor
     moving: Tensor
     places: Tensor
@@ -114,6 +116,7 @@ def first_state(
         held=2,
         memory=positions.new_full((2, memory_size), 0.5),
         used=positions.new_zeros(2, count),
+        coordinates=positions.new_zeros(0, dimensions),
         chances=positions.new_zeros(0),
         moving=whole.clone(),
         places=positions.new_zeros(0, dimensions),

@@ -61,6 +61,11 @@ class Noise:
         words.random_(-(1 << 63), None, generator=self.generator)
         return words.view(torch.int16)[:total].view(count, dimensions)
 
+    @staticmethod
+    def unit(numbers: Tensor) -> Tensor:
+        """What `coordinates` gave, as numbers in [0, 1)."""
+        return numbers if numbers.dtype != torch.int16 else (numbers.to(torch.float32) + 32768.0) / 65536.0
+
     def levy(self, count: int, alpha: float) -> Tensor:
         """Lengths |L| of Lévy flights, shape (count, 1), by Mantegna's method (Phys. Rev. E 49, 1994), at most 10."""
         over = math.gamma(1 + alpha) * math.sin(math.pi * alpha / 2)

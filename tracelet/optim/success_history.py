@@ -71,7 +71,7 @@ def chosen(numbers: Tensor, share: Tensor, always: Tensor) -> Tensor:
     """1 in a share of the coordinates, and in one in any case; 0 in the others.
 
     Args:
-        numbers: from `Noise.coordinates`, (n, D); changed.
+        numbers: from `Noise.coordinates`, (n, D).
         share: CR, (n,).
         always: the one, (n,).
 
@@ -82,7 +82,7 @@ def chosen(numbers: Tensor, share: Tensor, always: Tensor) -> Tensor:
     if numbers.dtype == torch.int16:
         share = (share * 65536 - 32768).clamp_(-32768, 32767).to(torch.int16)
     # Compared in place, numbers become 1 and 0 of their own type; a mask of bool costs ten times as much to make and to use.
-    ones = numbers.lt_(share.unsqueeze(1)).to(dtype)
+    ones = numbers.clone().lt_(share.unsqueeze(1)).to(dtype)
     return ones.scatter_(1, always.unsqueeze(1), 1.0)
 
 
