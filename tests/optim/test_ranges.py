@@ -14,7 +14,7 @@ from tracelet.optim.ranges import span
 @pytest.mark.parametrize("name", ["BFO", "AdaptiveBFO", "HybridBFO"])
 @pytest.mark.parametrize("decisions", ["host", "device"])
 def test_a_trace_tells_the_four_events(name: str, decisions: str) -> None:
-    settings = {} if name == "AdaptiveBFO" else {"repro_steps": 1}
+    settings = {"stagnation_limit": 0} if name == "AdaptiveBFO" else {"repro_steps": 1}
     optimizer = getattr(optim, name)(
         [torch.full((3,), 2.0)], population_size=8, chem_steps=2, swim_length=2, seed=0, decisions=decisions, **settings
     )
