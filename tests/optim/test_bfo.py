@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.reference.foraging import SlowBFO
 from tests.support.landscapes import rastrigin, sphere
@@ -216,3 +218,25 @@ def test_swarming_that_is_switched_off_leaves_nothing_in_the_cost() -> None:
     for _ in range(2):
         optimizer.step(sphere)
     assert torch.equal(optimizer._state.cost, optimizer.fitness)
+
+
+def test_memory_stays_with_the_population_and_its_pairs() -> None:
+    """No tensor of P x P x D: with swarming, nothing is larger than the population, or its pairs."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for each in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(each, Tensor):
+                    self.numbers = max(self.numbers, each.untyped_storage().nbytes() // each.element_size())
+            return result
+
+    size, dimensions = 40, 30
+    for decisions in ("host", "device"):
+        optimizer = BFO([torch.ones(dimensions)], population_size=size, use_swarming=True, seed=0, decisions=decisions)
+        with Largest() as largest:
+            for _ in range(3):
+                optimizer.step(sphere)
+        assert largest.numbers <= 2 * max(size * dimensions, size * size)
