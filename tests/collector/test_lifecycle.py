@@ -119,6 +119,18 @@ def test_what_is_not_delivered_keeps_it(serve: Serve) -> None:
     assert collector.process.wait(20) == 0
 
 
+# The mask of blocked signals is inherited.
+DEAF = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_signal_ends_one_whose_starter_had_it_blocked(serve: Serve) -> None:
+    assert serve(wrapper=(sys.executable, "-c", DEAF)).terminate() == 0
+
+
 def test_a_signal_ends_streams_in_order(serve: Serve) -> None:
     collector = serve()
     run = run_spec()
