@@ -62,7 +62,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     return found[0]
 
 
@@ -234,12 +234,12 @@ def test_runs_in_threads_are_kept_apart(here: Client) -> None:
 
     def trial(name: str) -> None:
         run = tracelet.start_logging(exp_name=name)
-        gate.wait(30)
+        gate.wait(60)
         for step in range(100):
             active_run = tracelet.get_active_experiment()
             assert active_run is run
             active_run.log_metric("a", step, step)
-        gate.wait(30)
+        gate.wait(60)
         tracelet.stop_logging()
         assert tracelet.get_active_experiment() in (None, *active.running())
 
@@ -285,14 +285,14 @@ def test_a_run_that_ends_does_not_take_the_patches_from_one_that_begins(
     tracelet.start_logging(exp_name="ends")
 
     def trial() -> None:
-        taking_off.wait(30)
+        taking_off.wait(60)
         tracelet.start_logging(exp_name="begins")
         begun.set()
 
     thread = threading.Thread(target=trial)
     thread.start()
     tracelet.stop_logging()
-    thread.join(30)
+    thread.join(60)
     assert on == [True, False, True]
     tracelet.stop_logging()
 
@@ -400,7 +400,7 @@ def test_two_threads_stop_one_run(here: Client) -> None:
         other = threading.Thread(target=tracelet.stop_logging)
         other.start()
         tracelet.stop_logging()
-        other.join(30)
+        other.join(60)
         assert here.status(f"stopped twice {n}") == "finished"
         assert here.points(f"stopped twice {n}", "a") == [(n, float(n))]
 

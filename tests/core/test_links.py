@@ -104,7 +104,7 @@ def test_no_collector_no_link_and_none_is_started(waiting: RunPlan, home: Path) 
     some = Links()
     assert not some.known(waiting)
     assert some._asking is not None
-    some._asking.join(30)
+    some._asking.join(60)
     assert not some.known(waiting)
     assert not (home / "collector.lock").exists()
 

@@ -58,7 +58,7 @@ def files(spine: Spine) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(480)
 def test_every_kind_is_there_once(spine: Spine, files: dict[str, bytes]) -> None:
     store = MlflowStore(spine.database)
     expected = {

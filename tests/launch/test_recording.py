@@ -148,7 +148,7 @@ def test_a_signal_ends_command_and_run(spine: Spine) -> None:
         assert process.stdout is not None
         trainer = int(process.stdout.readline())
         process.terminate()
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     os.kill(trainer, signal.SIGKILL)  # as on plain python, the shell's end is not the end of what it started
     assert wait_gone(trainer, 10)
     assert status_from_wire(ended(spine).status) is RunStatus.KILLED

@@ -143,7 +143,9 @@ for step in range(5): writer.add_scalar("loss", step, step)
 writer.close()
 """
 # The same of ranks that import no torch: torchrun is what starts them.
-WITHOUT_TORCH = "import sys\nsys.modules['torch'] = None\n" + UNMODIFIED.replace("torch.utils.tensorboard", "tensorboardX")
+WITHOUT_TORCH = "import sys\nsys.modules['torch'] = None\n" + UNMODIFIED.replace(
+    "torch.utils.tensorboard", "tensorboardX"
+)
 
 
 class Ranks:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,12 +13,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import collector_pid, end_all_of, stop_collector, until
+from tests.support.processes import BUSY, collector_pid, end_all_of, stop_collector, until
 from tests.support.trainers import PLAIN, Trainer
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.transport import local
 from tracelet.transport.wait import status, wait_delivered
-
 
 _IDLE = 600.0  # of the collector of a home that is shared: longer than what lies between two tests that use it
 
@@ -65,7 +64,7 @@ class Spine:
 
     def settle(self, seconds: float = 90.0) -> wire.StatusReply:
         """Wait until everything is delivered (in a home that is shared, everybody's), and check the books."""
-        missing = wait_delivered(self.home, timeout=seconds)
+        missing = wait_delivered(self.home, timeout=seconds * BUSY)
         assert not missing, missing
         reply = self.status()
         for run in reply.runs:
@@ -91,13 +90,13 @@ class Spine:
 
     def stored(self, key: str = "train/loss") -> Counter[tuple[int, float]]:
         """Rows of a metric in MLflow: how often each (step, value) is there."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as db:
             rows = db.execute("SELECT step, value FROM metrics WHERE key = ?", (key,)).fetchall()
         return Counter((step, value) for step, value in rows)
 
     def tracked(self) -> list[str]:
         """Statuses of the runs in MLflow."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as db:
             return [row[0] for row in db.execute("SELECT status FROM runs")]
 
 

@@ -73,7 +73,7 @@ def test_many_threads_start_one(home: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(60)
     assert len(found) == 8
     assert {endpoint.pid for endpoint in found} == {collector_pid(home)}
 
@@ -146,7 +146,7 @@ def test_the_users_children_stay_the_users(shared: Client) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert (done.stdout, done.stderr) == ("none\n", "")
