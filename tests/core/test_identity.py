@@ -247,7 +247,10 @@ def test_a_dead_writer_does_not_end_a_run_that_goes_on(home: Path) -> None:
         assert here.status("run") == "finished"
 
 
-def test_a_run_that_goes_on_runs_again_in_mlflow(spine: Spine, monkeypatch: pytest.MonkeyPatch, run_id: str) -> None:
+def test_a_run_that_goes_on_runs_again_in_mlflow(
+    shared_spine: Spine, monkeypatch: pytest.MonkeyPatch, run_id: str
+) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging(run_id=run_id) as run:
         run.log_metric("a", 1, 1)

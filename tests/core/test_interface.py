@@ -406,7 +406,8 @@ def test_two_threads_stop_one_run(here: Client) -> None:
 
 
 @pytest.mark.parametrize("wait", ["delivered", 60])
-def test_waiting_for_the_tracker(spine: Spine, monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
+def test_waiting_for_the_tracker(shared_spine: Spine, monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging(exp_name="delivered") as run:
         run.log_metric("a", 1.5, 3)

@@ -60,7 +60,8 @@ def test_status_tells_it(tmp_path: Path) -> None:
     assert [backend.link for backend in run.backends] == ["http://x/#/experiments/1/runs/2", ""]
 
 
-def test_a_run_in_a_store(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_a_store(shared_spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging() as run:
         assert (run.url, run.links()) == (None, {})

@@ -20,6 +20,12 @@ RUN_ELSEWHERE = {path.read_text() for path in FOLDER.glob("*.py")}
 EXAMPLES = [example for example in blocks("python") if example.code not in RUN_ELSEWHERE]
 
 
+@pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """What is told here is told of runs, wherever they are."""
+    return shared_spine
+
+
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 15
     assert len(blocks("python")) > len(EXAMPLES)

@@ -47,6 +47,12 @@ writer.close()
 
 
 @pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """What is told here is told of runs, wherever they are."""
+    return shared_spine
+
+
+@pytest.fixture
 def files(spine: Spine) -> dict[str, bytes]:
     (spine.folder / "train.py").write_text(SCRIPT)
     done = tracelet("run", "--project", "media", "train.py", cwd=spine.folder, environment=spine.environment)

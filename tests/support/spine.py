@@ -17,7 +17,7 @@ from tests.support.processes import BUSY, collector_pid, end_all_of, stop_collec
 from tests.support.trainers import PLAIN, Trainer
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.transport import local
-from tracelet.transport.wait import status, wait_delivered
+from tracelet.transport.wait import missing, status, wait_delivered
 
 _IDLE = 600.0  # of the collector of a home that is shared: longer than what lies between two tests that use it
 
@@ -63,9 +63,12 @@ class Spine:
         return run
 
     def settle(self, seconds: float = 90.0) -> wire.StatusReply:
-        """Wait until everything is delivered (in a home that is shared, everybody's), and check the books."""
-        missing = wait_delivered(self.home, timeout=seconds * BUSY)
-        assert not missing, missing
+        """Wait until everything of this test is delivered, and check the books."""
+        if self.others:
+            until(lambda: not missing(self.status()), seconds, "everything is delivered")
+        else:
+            lacking = wait_delivered(self.home, timeout=seconds * BUSY)
+            assert not lacking, lacking
         reply = self.status()
         for run in reply.runs:
             for b in run.backends:
