@@ -22,7 +22,6 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 import tracelet
-from tests.support.clients import but_for_waiting
 from tracelet.core import targets
 targets.resolve = lambda *a, **k: ()
 name, count, pace, until = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
