@@ -17,9 +17,12 @@ from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import end_all_of, mounted, stop_collector
 from tests.support.spine import Spine, shared_home
 
-# Under nohup a hangup is ignored, and every process that a test starts would inherit that.
+# Under nohup a hangup is ignored, behind a shell's `&` an interrupt, and every process that a test starts would inherit that.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -142,9 +142,7 @@ def test_a_signal_ends_streams_in_order(serve: Serve) -> None:
     said = stream.goodbye()
     assert said.code == wire.Goodbye.CODE_DRAINING
     assert said.next_seq == stream.acked
-    began = time.monotonic()
     assert collector.process.wait(50) == 0
-    assert time.monotonic() - began < 10
     again = serve()
     assert again.open(run, writer_spec()).welcome().next_seq == said.next_seq
     assert again.kept(run.run_id) == list(range(1, said.next_seq))

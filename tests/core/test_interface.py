@@ -21,7 +21,7 @@ from tracelet_collector.status import read_offline
 
 import tracelet
 from tests.support.clients import Client, client
-from tests.support.processes import collector_pid, until
+from tests.support.processes import collector_pid, stop_collector, until
 from tests.support.spine import Spine
 from tracelet.core import active, targets
 from tracelet.core.metrics import Params
@@ -70,10 +70,11 @@ class TestArguments:
     """Resolved for real; a run that is not stopped in order has no worker."""
 
     @pytest.fixture(autouse=True)
-    def _no_stray_run(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def _no_stray_run(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
         yield
         stop_all()
+        stop_collector(tmp_path)  # where a test makes that its home
 
     def start(self, **arguments: Any) -> tracelet.Experiment:
         return tracelet.start_logging(**arguments)

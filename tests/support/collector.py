@@ -84,7 +84,7 @@ class CollectorProcess:
     def _is_wrapped(self) -> bool:
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # gone before the opening, or after it
             return False
         return str(self.pid) in children
 

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 import tracelet
 import tracelet.testing
 from tests.support.clients import Client
+from tests.support.processes import children_with
 from tracelet.core import active, captive
 from tracelet.core.metrics import Metric, RunStatus
 from tracelet.core.processes import known
@@ -45,8 +46,7 @@ def _nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     assert SummaryWriter.add_scalar is add_scalar
     assert sys.exit is sys_exit
     assert not [t for t in set(threading.enumerate()) - threads if t.name.startswith("tracelet")]
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    assert not [pid for pid in children if "tracelet" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert not children_with(os.getpid(), " -m tracelet")
     assert list(folder.iterdir()) == []
     assert not home.exists()
 
