@@ -72,11 +72,12 @@ proto-check: $(PROTO_VENV)/.ready
 
 ## make docs         build the documentation into site/
 docs: $(VENV)/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html is built"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict && echo "site/index.html is built"
 
 ## make bench        the benchmarks, with modest sizes; figures also in build/bench-*.json
 bench: $(VENV)/.demo
-	@for bench in intercept dataloader ingest delivery; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
+	@for bench in intercept dataloader ingest delivery optim; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
+	@$(BIN)/python benchmarks/convergence.py --seeds 2 --budget 5000 --out build/convergence --json build/bench-convergence.json
 
 ## make clean        remove what these commands made, but the environments (make distclean: those too)
 clean:
@@ -95,11 +96,15 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) -e '.[demo]'
 	@touch $@
 
+# fastai asks for torchvision, which would bring another torch. What the tests use of it (fastai.basics) needs only these.
+FASTAI = fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
+
 # 'dev' holds 'demo' and 'docs'.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing torch, MLflow and the development tools (a few minutes, once)"
 	@$(INSTALL) torch
 	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) --no-deps $(FASTAI)
 	@touch $(VENV)/.demo $(VENV)/.docs $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -3,12 +3,15 @@
 The JSON files become the second half of docs/benchmarks.md by
 
     python benchmarks/report.py build/bench-*.json --into docs/benchmarks.md
+
+where each replaces the section with its title; those of benchmarks that were not run again stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Figure", "Report", "markdown", "spread"]
+__all__ = ["Figure", "Report", "markdown", "replaced", "spread"]
 
 MARK = "<!-- figures: written by benchmarks/report.py -->"
 
@@ -110,16 +113,34 @@ def markdown(said: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def replaced(page: str, sections: Sequence[str]) -> str:
+    """A page's text with some sections, of `markdown`, in the place of those with the same titles, or at its end.
+
+    Raises:
+        ValueError: when the page has no mark behind which sections are.
+    """
+    before, mark, after = page.partition(MARK)
+    if not mark:
+        raise ValueError(f"there is no line {MARK}")
+    known = {_title(each): each for each in re.split(r"^(?=## )", after, flags=re.MULTILINE) if each.strip()}
+    known.update((_title(each), each) for each in sections)
+    return before + mark + "\n\n" + "\n".join(each.strip() + "\n" for each in known.values())
+
+
+def _title(section: str) -> str:
+    return section.lstrip().partition("\n")[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmarks' JSON files as Markdown.")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--into", type=Path, required=True, help="a page; what follows its mark is replaced")
+    parser.add_argument("--into", type=Path, required=True, help="a page; sections behind its mark are replaced")
     args = parser.parse_args()
-    before, mark, _ = args.into.read_text().partition(MARK)
-    if not mark:
-        parser.error(f"{args.into} has no line {MARK}")
     sections = [markdown(json.loads(file.read_text())) for file in args.files]
-    args.into.write_text(before + mark + "\n\n" + "\n".join(sections))
+    try:
+        args.into.write_text(replaced(args.into.read_text(), sections))
+    except ValueError as error:
+        parser.error(f"{args.into}: {error}")
 
 
 if __name__ == "__main__":

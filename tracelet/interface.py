@@ -16,7 +16,7 @@ from tracelet.core import active, captive, identity, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
-from tracelet.core.options import ENV_FILE, Options, PyTorchOptions, read_environment
+from tracelet.core.options import ENV_FILE, Options, read_environment
 from tracelet.core.place import Place, as_asked, as_owned, is_silent_rank, rank_label, take_place
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import home_above, known, run_is_ours
@@ -366,7 +366,7 @@ def _silent_rank(options: Options, place: Place) -> Experiment:
             lifetime.hand_over(before)
     plan = _plan(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
     _silenced = Experiment(plan, enabled=False)
-    lifetime.activate(_silenced, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    lifetime.activate(_silenced, options.without_capture())
     return _silenced
 
 
@@ -377,7 +377,7 @@ def _silent(options: Options) -> Experiment:
     if (before := active.superseded()) is not None:
         lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
     run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
-    frameworks.install_all(run, replace(options, pytorch=PyTorchOptions(patch_tensorboard=False)))
+    frameworks.install_all(run, options.without_capture())
     run.on_leave = _forget_disabled
     _disabled = run
     return run

@@ -73,6 +73,10 @@ class TraceletSettings(BaseSettings):
         group: what the run is compared with.
         tags: tags of the run: a mapping, words, or "a=1,b".
         notes: a text about the run, in Markdown.
+        optimizer_every: steps between two records of an optimizer, 0 for no records; None for each one's own rhythm (every
+            step of a population optimizer).
+        optimizer_status: record all numbers of a population optimizer's `status`.
+        optimizer_histogram_every: steps between two histograms of a population; 0 for none.
         pytorch: settings of this framework.
 
     Raises:
@@ -98,6 +102,9 @@ class TraceletSettings(BaseSettings):
     group: Annotated[str | None, _GivenOrNone] = _DEFAULTS.group
     tags: Annotated[dict[str, str], _Given] = dict(_DEFAULTS.tags)
     notes: Annotated[str | None, _GivenOrNone] = _DEFAULTS.notes
+    optimizer_every: Annotated[int | None, _GivenOrNone] = _DEFAULTS.optimizer_every
+    optimizer_status: Annotated[bool, _Given] = _DEFAULTS.optimizer_status
+    optimizer_histogram_every: Annotated[int, _Given] = _DEFAULTS.optimizer_histogram_every
     pytorch: PyTorchSettings = PyTorchSettings()
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields

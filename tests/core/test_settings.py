@@ -36,6 +36,9 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_GROUP": ("Größe 3", "Größe 3"),
     "TRACELET_TAGS": ("cluster = a, quick,", {"cluster": "a", "quick": "true"}),
     "TRACELET_NOTES": ("# Why\\nmore layers", "# Why\\nmore layers"),
+    "TRACELET_OPTIMIZER_EVERY": ("10", 10),
+    "TRACELET_OPTIMIZER_STATUS": ("on", True),
+    "TRACELET_OPTIMIZER_HISTOGRAM_EVERY": ("0", 0),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
 }
 
@@ -103,7 +106,7 @@ def test_the_environment_goes_before_the_file_and_arguments_before_both(monkeypa
 
 def test_names_in_any_case_and_unknown_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("tracelet_project", "lower")
-    monkeypatch.setenv("TRACELET_OPTIMIZER_EVERY", "of a later version")
+    monkeypatch.setenv("TRACELET_CONSOLE_CAPTURE", "of a later version")
     Path(".env").write_text("Tracelet_Writer_Prefix=never\nTRACELET_TYPO=1\nTRACELET_RUN_NAME\n")
     got = agreed()
     assert (got.project, got.writer_prefix, got.run_name) == ("lower", "never", None)
@@ -153,6 +156,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("TRACELET_GROUP", "a\nb", "a line of text"),
     ("TRACELET_TAGS", "=1", 'a mapping, words, or "a=1,b"'),
     ("TRACELET_NOTES", "x" * 8001, "a text of at most 8000 characters"),
+    ("TRACELET_OPTIMIZER_EVERY", "-1", "a whole number of steps, 0 for never"),
+    ("TRACELET_OPTIMIZER_STATUS", "all", "true or false"),
+    ("TRACELET_OPTIMIZER_HISTOGRAM_EVERY", "often", "a whole number of steps, 0 for never"),
     ("TRACELET_PYTORCH__PATCH_TENSORBOARD", "2", "true or false"),
     ("TRACELET_PYTORCH", '{"patch_tensorboard": false}', "TRACELET_PYTORCH__PATCH_TENSORBOARD"),
 ]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import typer.main
 
+from tests.support import configuration_page
 from tests.support.pages import ROOT, blocks
 from tracelet.commands.app import app
-from tracelet.core.options import EXPORTERS, Options
+from tracelet.core.options import EXPORTERS
 from tracelet.frameworks.table import FRAMEWORKS
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.settings import TraceletSettings
@@ -62,17 +63,9 @@ def test_configuration_page_has_every_setting_and_its_variable() -> None:
     assert listed == expected
 
 
-def test_configuration_page_has_the_defaults() -> None:
-    page = (ROOT / "docs/reference/configuration.md").read_text()
-    listed = dict(re.findall(r"^\| `TRACELET_\w+` \| `([\w.]+)` \| `([\w.]+)` \|", page, re.MULTILINE))
-    assert len(listed) >= 6
-    for setting, default in listed.items():
-        value: object = Options()
-        for part in setting.split("."):
-            value = getattr(value, part)
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        assert default == (f"{value:g}" if isinstance(value, float) else str(value).lower()), setting
+def test_configuration_page_says_what_the_settings_say() -> None:
+    page = configuration_page.PAGE.read_text()
+    assert page == configuration_page.with_table(page), "run python -m tests.support.configuration_page"
 
 
 def test_every_framework_and_every_backend_has_a_page() -> None:

@@ -24,7 +24,7 @@ def test_a_framework_that_cannot_be_loaded_costs_one_line(
     broken = {"broken": ("tracelet.frameworks.nowhere", "Nothing"), "odd": ("tracelet.frameworks.base", "Framework")}
     monkeypatch.setattr(table, "FRAMEWORKS", {**broken, **table.FRAMEWORKS})
     with runs.running(home) as run:
-        assert list(run._frameworks) == ["pytorch", "tensorboardX"]
+        assert list(run._frameworks) == ["pytorch", "tensorboardX", "optimizers"]
         run.log_metric("a", 1.0, 0)
     assert [point.name for point in points(home)] == ["a"]
     said = capfd.readouterr().err
@@ -41,7 +41,7 @@ def test_start_logging_works_where_a_library_is_broken(home: Path, tmp_path: Pat
         "import tracelet; from tracelet.core import targets; targets.resolve = lambda *a, **k: ()\n"
         "run = tracelet.start_logging(exp_name='odd')\n"
         "import tensorboardX.writer\n"
-        "assert set(run._frameworks) == {'pytorch', 'tensorboardX'}\n"
+        "assert set(run._frameworks) == {'pytorch', 'tensorboardX', 'optimizers'}\n"
         "run._frameworks['tensorboardX'].log_metric('a', 1.0, 0)\n"
         "tracelet.stop_logging()\n"
     )
@@ -66,5 +66,5 @@ def test_the_setting_that_switches_capture_off_counts_for_both_writers(home: Pat
         table.install_all(run, replace(Options(), pytorch=PyTorchOptions(patch_tensorboard=False)))
         for kind in (SummaryWriter, tensorboardX.SummaryWriter):
             kind(str(tmp_path)).add_scalar("a", 1.0, 0)
-        assert [framework.captures for framework in run._frameworks.values()] == [False, False]
+        assert [run._frameworks[name].captures for name in ("pytorch", "tensorboardX")] == [False, False]
     assert points(home) == []

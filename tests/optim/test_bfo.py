@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.foraging_reference import SlowBFO
+from tests.reference.foraging import SlowBFO
 from tests.support.landscapes import rastrigin, sphere
 from tracelet.optim import BFO, batched, foraging
 
@@ -105,7 +105,7 @@ def test_the_swarming_term_attracts() -> None:
     colony[:, 0] = torch.linspace(-0.1, 0.1, 5)
     way = torch.zeros(4, 3)
     way[:, 0] = torch.tensor([5.0, 4.0, 3.0, 2.0])
-    cost = foraging.swarming_cost(way, colony, torch.zeros(4, dtype=torch.long), 0.1, 0.2, 0.1, 10.0)
+    cost = foraging.swarming_cost(way, foraging.centred(colony), torch.zeros(4, dtype=torch.long), 0.1, 0.2, 0.1, 10.0)
     assert (cost.diff() < 0).all()
     assert (cost < 0).all()
 
@@ -113,7 +113,13 @@ def test_the_swarming_term_attracts() -> None:
 def test_nobody_signals_to_itself_and_scale_does_not_depend_on_the_dimensions() -> None:
     for dimensions in (3, 30_000):
         colony = torch.randn(6, dimensions)
-        cost = foraging.swarming_cost(colony, colony, None, 0.3, 0.2, 0.1, 10.0)
+        cost = foraging.swarming_cost(None, foraging.centred(colony), None, 0.3, 0.2, 0.1, 10.0)
+        torch.testing.assert_close(
+            foraging.swarming_cost(colony, foraging.centred(colony), None, 0.3, 0.2, 0.1, 10.0),
+            cost,
+            rtol=1e-3,
+            atol=1e-5,
+        )
         distance = torch.cdist(colony.double(), colony.double()).square() / dimensions
         signal = 0.1 * torch.exp(-10 * distance) - 0.3 * torch.exp(-0.2 * distance)
         signal.fill_diagonal_(0)
@@ -199,3 +205,14 @@ def test_both_spellings_and_no_others() -> None:
     assert one.defaults == other.defaults
     with pytest.raises(TypeError, match="chem_step"):
         BFO([torch.ones(1)], chem_step=3)
+
+
+def test_swarming_that_is_switched_off_leaves_nothing_in_the_cost() -> None:
+    optimizer = BFO([torch.ones(3)], population_size=6, use_swarming=True, seed=0)
+    for _ in range(2):
+        optimizer.step(sphere)
+    assert not torch.equal(optimizer._state.cost, optimizer.fitness)
+    optimizer.defaults["use_swarming"] = False
+    for _ in range(2):
+        optimizer.step(sphere)
+    assert torch.equal(optimizer._state.cost, optimizer.fitness)

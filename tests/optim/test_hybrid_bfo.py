@@ -62,6 +62,26 @@ def test_swims_go_on_in_the_same_direction(decisions: str) -> None:
     assert counts == [2, 6]
 
 
+def test_both_ways_to_decide_take_the_same_way() -> None:
+    ways = []
+    for decisions in ("host", "device"):
+        optimizer = HybridBFO(
+            [torch.tensor([-1.0, 1.5, 0.5, 2.0], dtype=torch.float64)],
+            population_size=5,
+            lr=0.1,
+            swim_length=3,
+            chem_steps=5,
+            repro_steps=2,
+            seed=0,
+            decisions=decisions,
+        )
+        for _ in range(30):
+            optimizer.step(rosenbrock)
+        assert optimizer.status["elimination_count"] > 0
+        ways.append((optimizer.population, optimizer.best_fitness, optimizer._state.pace))
+    torch.testing.assert_close(*ways, rtol=1e-9, atol=1e-12)
+
+
 def test_what_it_costs_is_counted() -> None:
     optimizer = HybridBFO([torch.ones(2)], population_size=3, seed=0)
     for _ in range(4):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.kin_reference import slow_evolution, slow_swarm
+from tests.reference.kin import slow_evolution, slow_swarm
 from tests.support.landscapes import rosenbrock, sphere
 from tracelet.optim import CMAES, DifferentialEvolution, ParticleSwarm, batched, separable_cma
 

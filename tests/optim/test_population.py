@@ -411,12 +411,15 @@ def test_status_is_lazy_and_one_copy(build: Callable[..., Any]) -> None:
     # `tolist` of one stacked tensor: the dispatcher sees one read for each number in it, of memory that is there.
     assert reads.count <= len(optimizer.status)
     measured = []
-    optimizer._measured, original = (lambda: measured.append(1) or original()), optimizer._measured
-    optimizer.status._measure = optimizer._measured
+    original = optimizer.status._measure
+    optimizer.status._measure = lambda names: measured.append(names) or original(names)
     optimizer.step(sphere)
     assert not measured
+    few = optimizer.status.read("best_fitness", "population_diversity", "unheard of")
+    assert few == {"best_fitness": optimizer.best_fitness, "population_diversity": optimizer._compute_diversity()}
     _ = optimizer.status["mean_fitness"], dict(optimizer.status)
-    assert len(measured) == 1
+    assert optimizer.status.read("best_fitness") == {"best_fitness": optimizer.best_fitness}
+    assert measured == [("best_fitness", "population_diversity", "unheard of"), None]
 
 
 @pytest.mark.parametrize("bounds", [None, (-3.0, 2.5)])
@@ -558,3 +561,48 @@ def test_wrong_answers_are_refused(build: Callable[..., Any]) -> None:
     optimizer.ask()
     with pytest.raises(ValueError, match="were asked"):
         optimizer.tell(torch.zeros(3))
+
+
+def test_a_search_over_batches_goes_on_from_a_checkpoint_bit_for_bit(build: Callable[..., Any]) -> None:
+    """The first step after it has another batch than the last one before: that is known of the steps before."""
+
+    def batch(at: float) -> Callable[[], Any]:
+        return batched(flat=True)(lambda points: (points - at).square().sum(1))
+
+    optimizer = build([tensor(1.0, -1.0)], seed=0)
+    for number in range(3):
+        optimizer.step(batch(float(number)))
+    resumed = build([tensor(0.0, 0.0)], seed=5)
+    resumed.load_state_dict(optimizer.state_dict())
+    for number in range(3, 5):
+        assert optimizer.step(batch(float(number))) == resumed.step(batch(float(number)))
+    assert torch.equal(resumed.population, optimizer.population)
+    assert resumed.evaluations == optimizer.evaluations
+
+
+@pytest.mark.parametrize("where", ["defaults", "groups"])
+def test_edited_bounds_hold_from_the_next_step_on(where: str, build: Callable[..., Any]) -> None:
+    seen = []
+
+    @batched(flat=True)
+    def objective(points: Tensor) -> Tensor:
+        seen.append(points.clone())
+        return points.square().sum(1)
+
+    optimizer = build([tensor(3.0, -3.0)], seed=0, bounds=(-4.0, 4.0))
+    for _ in range(2):
+        optimizer.step(objective)
+    if where == "defaults":
+        optimizer.defaults["bounds"] = (1.0, 2.0)
+    else:
+        optimizer.param_groups[0]["bounds"] = (1.0, 2.0)
+    seen.clear()
+    for _ in range(3):
+        loss = optimizer.step(objective)
+    points = torch.cat(seen)
+    assert points.min() >= 1.0
+    assert points.max() <= 2.0
+    assert loss.item() == optimizer.best_fitness == pytest.approx(optimizer.best_params.square().sum().item())
+    optimizer.param_groups[0]["bounds"] = (2.0, 1.0)
+    with pytest.raises(ValueError, match="low < high"):
+        optimizer.step(objective)

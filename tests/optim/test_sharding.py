@@ -21,23 +21,16 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """What each of two, and of three, processes found."""
     folder, world = tmp_path_factory.mktemp("ranks"), request.param
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, optim_ranks.__file__, str(rank), str(world), str(folder)],
-            env=environment,
-            cwd=folder,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        for process in processes:
-            _, said = process.communicate(timeout=100)
-            assert process.returncode == 0, said
-    finally:
-        for process in processes:
-            process.kill()
+    told = subprocess.run(
+        [sys.executable, optim_ranks.__file__, str(world), str(folder)],
+        env=environment,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

@@ -1,7 +1,8 @@
-"""What one rank of a sharded search does: `python optim_ranks.py RANK WORLD FOLDER`."""
+"""What the ranks of a sharded search do: `python optim_ranks.py WORLD FOLDER` forks them, so that torch is imported once."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from datetime import timedelta
@@ -69,8 +70,7 @@ def failing(rank: int) -> str:
     return "nothing"
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+def run(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(folder / "store"), world)
@@ -82,6 +82,17 @@ def main() -> None:
     torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def main() -> None:
+    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=run, args=(rank, world, folder), daemon=True) for rank in range(world)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(90)
+    sys.exit(any(each.exitcode != 0 for each in ranks))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Block", "blocks", "pages"]
+__all__ = ["ROOT", "Block", "blocks", "examples", "pages"]
 
 ROOT = Path(__file__).resolve().parents[2]
+_UNDER_A_HEADING = re.compile(r"^##+ ([^\n]+)$(?:(?!^#).)*?^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -46,3 +47,8 @@ def blocks(*languages: str) -> list[Block]:
                 line = text.count("\n", 0, match.start(2)) + 1
                 found.append(Block(str(page.relative_to(ROOT)), line, match[1], match[2]))
     return found
+
+
+def examples(page: str) -> dict[str, str]:
+    """A page's examples that begin no run (`py`, not `python`), by the heading above: one for each that has any."""
+    return dict(_UNDER_A_HEADING.findall((ROOT / page).read_text()))

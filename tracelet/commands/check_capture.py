@@ -50,14 +50,10 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
 def _of(framework: type[Framework], options: Options) -> tuple[Finding, bool]:
     identifier, package = framework.identifier, framework.package
     version = next((found for name in _distributions(package) if (found := installed(name))), None)
-    shared = framework.settings or identifier
-    wanted = getattr(options, shared, None)
-    switches = {name: getattr(wanted, name) for name in getattr(wanted, "__dataclass_fields__", {})}
     if version is None:
         return ok(_ABOUT, identifier, f"{package} is not installed: nothing to capture"), False
-    off = [name for name, on in switches.items() if on is False]
-    if off:
-        return ok(_ABOUT, identifier, f"switched off: {', '.join(f'{shared}.{name}' for name in off)}"), True
+    if off := framework.switched_off(options):
+        return ok(_ABOUT, identifier, f"switched off: {', '.join(off)}"), True
     fits = f"{package} {version}; made for {_range(framework)}"
     if not _in_range(framework, numbers(version)):
         return (

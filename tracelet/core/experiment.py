@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any
 
 from tracelet.core import identity
 from tracelet.core.artifacts import ArtifactLog
-from tracelet.core.labels import LabelTable
+from tracelet.core.labels import MEASURED, LabelTable
 from tracelet.core.labelstore import LabelStore
 from tracelet.core.links import Link, Links
 from tracelet.core.logbook import Logbook
 from tracelet.core.media import MediaLog
-from tracelet.core.metrics import RunStatus
+from tracelet.core.metrics import MetaValue, MetricType, RunStatus
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.processing import Processing, Processor
@@ -161,6 +161,14 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if self._stopped or not self._enabled:
             return
         (self._recorder or self._begin()).scalar(log_dir, tag, value, step, wall_time)
+
+    def record_measured(
+        self, name: str, value: float, kind: MetricType, step: int, metadata: Mapping[str, MetaValue]
+    ) -> None:
+        """Record a point that tracelet measured by itself. Its name is kept apart from those that the user's code writes."""
+        if self._stopped or not self._enabled:
+            return
+        (self._recorder or self._begin()).enhanced(name, value, kind.value, step, time.time(), metadata, MEASURED)
 
     def writer_seen(self, log_dir: str) -> None:
         """A SummaryWriter exists: it was constructed, or it wrote for the first time."""
@@ -343,7 +351,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
 
     def _name_of(self, log_dir: str, tag: str) -> str:
         name = self._labels.name(log_dir, tag)
-        if log_dir and log_dir not in self._told_labels and (recorder := self._slot.get("recorder")) is not None:
+        unheard = log_dir not in self._told_labels and log_dir not in ("", MEASURED)
+        if unheard and (recorder := self._slot.get("recorder")) is not None:
             self._told_labels[log_dir] = None
             recorder.writer_seen(log_dir, self._labels.label(log_dir))
         return f"{self.plan.rank_label}/{name}" if self.plan.rank_label else name

@@ -23,9 +23,12 @@ from typing import Final, Literal, TypeAlias
 from tracelet.core.labelstore import Decisions, LabelStore
 from tracelet.guard import say
 
-__all__ = ["LabelStore", "LabelTable", "WriterPrefix", "label_of", "normalise"]
+__all__ = ["MEASURED", "LabelStore", "LabelTable", "WriterPrefix", "label_of", "normalise"]
 
 WriterPrefix: TypeAlias = Literal["auto", "always", "never"]
+
+# Whose names those are that tracelet measures by itself: no writer's, and nobody else's either.
+MEASURED: Final = "tracelet://measured"
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # What nobody chose: SummaryWriter's own `Nov22_04-05-06_host` (its month follows the locale), Lightning's `version_3`,
@@ -87,7 +90,7 @@ class LabelTable:
         Returns:
             The label, or an empty string.
         """
-        if not log_dir:
+        if not log_dir or log_dir == MEASURED:
             return ""
         log_dir = normalise(log_dir)
         known = self._labels.get(log_dir)

@@ -66,6 +66,16 @@ def _spool_bytes(given: Any) -> int:
     return size
 
 
+def _steps(given: Any) -> int:
+    try:
+        steps = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else -1
+    except ValueError:
+        steps = -1
+    if steps < 0:
+        raise ValueError("a whole number of steps, 0 for never")
+    return steps
+
+
 def _path(given: Any) -> Path:
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -163,6 +173,9 @@ class Options:
         group: what the run is compared with.
         tags: tags of the run.
         notes: a text about the run, in Markdown.
+        optimizer_every: steps between two records of an optimizer; None for each one's own rhythm, 0 for none.
+        optimizer_status: record all numbers of a population optimizer's status.
+        optimizer_histogram_every: steps between two histograms of a population; 0 for none.
         pytorch: settings of this framework.
     """
 
@@ -183,7 +196,14 @@ class Options:
     group: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     notes: str | None = None
+    optimizer_every: int | None = None
+    optimizer_status: bool = False
+    optimizer_histogram_every: int = 100
     pytorch: PyTorchOptions = PyTorchOptions()
+
+    def without_capture(self) -> Options:
+        """The same for a run that records nothing: no library is listened to."""
+        return replace(self, pytorch=PyTorchOptions(patch_tensorboard=False), optimizer_every=0)
 
     @staticmethod
     def load() -> Options:
@@ -237,6 +257,9 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "group": _text,
     "tags": _tags,
     "notes": _notes,
+    "optimizer_every": _steps,
+    "optimizer_status": _flag,
+    "optimizer_histogram_every": _steps,
     "pytorch": _nested,
     "pytorch.patch_tensorboard": _flag,
 }

@@ -68,14 +68,21 @@ class Recorder:
             self._point_blob(identity, value, step, wall_time, {})
 
     def enhanced(
-        self, name: str, value: float, kind: str, step: int | None, wall_time: float, metadata: Mapping[str, MetaValue]
+        self,
+        name: str,
+        value: float,
+        kind: str,
+        step: int | None,
+        wall_time: float,
+        metadata: Mapping[str, MetaValue],
+        log_dir: str = "",
     ) -> None:
         """Record a point with a type of the user's and metadata."""
         implied = step is None
-        key = (name, f"{kind} implied" if implied else kind)
+        key = (f"{log_dir}\0{name}" if log_dir else name, f"{kind} implied" if implied else kind)
         identity = self._typed.get(key)
         if identity is None:
-            identity = self._publish(self._typed, key, "", name, kind, inferred=False, implied=implied)
+            identity = self._publish(self._typed, key, log_dir, name, kind, inferred=False, implied=implied)
         if step is None:
             step = next(self._counters.setdefault(("", name), count()))
         if identity is None:

@@ -11,6 +11,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,7 @@ from tracelet.guard import say, swallow
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.metrics import MetricType
+    from tracelet.core.options import Options
 
 __all__ = ["Framework"]
 
@@ -51,6 +53,18 @@ class Framework(ABC):
         self.captures = captures
         self.tracking = False
         self._experiment: Experiment | None = None
+
+    @classmethod
+    def arguments(cls, options: Options) -> Mapping[str, Any]:
+        """What a run's settings say about this library, as arguments of the constructor."""
+        settings = getattr(options, cls.settings or cls.identifier, None)
+        return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+
+    @classmethod
+    def switched_off(cls, options: Options) -> list[str]:
+        """The settings that switch its capture off, by name."""
+        name = cls.settings or cls.identifier
+        return [f"{name}.{switch}" for switch, on in cls.arguments(options).items() if on is False]
 
     def initialize(self, experiment: Experiment) -> None:
         """Become a run's framework of this kind, in place of the one that it has, and track."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracelet.guard import swallow
@@ -21,6 +20,7 @@ __all__ = ["FRAMEWORKS", "install_all", "uninstall_all"]
 FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "pytorch": ("tracelet.frameworks.pytorch", "PyTorchFramework"),
     "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
+    "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
 
 
@@ -29,9 +29,7 @@ def install_all(experiment: Experiment, options: Options) -> None:
     for identifier, (module, name) in FRAMEWORKS.items():
         try:
             kind: type[Framework] = getattr(importlib.import_module(module), name)
-            settings = getattr(options, kind.settings or identifier, None)
-            arguments = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
-            kind(**arguments).initialize(experiment)
+            kind(**kind.arguments(options)).initialize(experiment)
         except Exception as error:  # the training does not depend on being recorded
             swallow(f"intercepting {identifier}", error)
 

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from tracelet.optim import quorum, success_history
-from tracelet.optim.adaptive_state import AdaptiveState
+from tracelet.optim import adaptive_compact, adaptive_masked, quorum, success_history
+from tracelet.optim.adaptive_state import AdaptiveState, first_state, settled
+from tracelet.optim.colony import FIXED
 from tracelet.optim.population import PopulationOptimizer
+from tracelet.optim.ranges import span
 from tracelet.optim.settings import Common, spelled
 
 __all__ = ["AdaptiveBFO"]
 
 QUORUM_EVERY = 20
+DISPERSAL_EVERY = 10
 SPLITTING_SHARE = 0.04
 BEST_SHARE = 0.11
-LEAST_SWIMS = 0.05
-AVERAGING = 0.1
 
 
 class AdaptiveBFO(PopulationOptimizer):
@@ -33,18 +34,20 @@ class AdaptiveBFO(PopulationOptimizer):
     nothing new to tell. What improved *swims* on, as often as swims have paid. The healthiest split now and then, who stagnates
     is dispersed, and with a known budget foragers are eliminated one by one (L-SHADE, Tanabe & Fukunaga 2014).
 
-    One `step()` is one round: P evaluations, up to `swim_length` more for those that swim, and one for the incumbent; on a
-    device (`decisions="device"`) every swim evaluates all foragers, so prefer `decisions="host"` there for expensive
-    objectives.
+    One `step()` is one round: P evaluations (with a known budget at first P of foragers, and those of the swarm), up to
+    `swim_length` more for those that swim, and one for the incumbent; on a device (`decisions="device"`) every swim evaluates
+    all foragers, so prefer `decisions="host"` there for expensive objectives.
 
     Args:
         params: tensors, named tensors or groups.
-        population_size: P, at least 8: foragers and swarmers together.
+        population_size: P, at least 8: foragers and swarmers together; with a known budget the foragers at its beginning.
         chem_steps: rounds between two reproductions, also spelled `chemotaxis_steps`.
         swim_length: most swims after a tumble.
-        elim_prob: probability of dispersal in each round, for a bacterium that stagnates; also `elimination_prob`.
+        elim_prob: probability of dispersal in each round, for a bacterium that stagnates, also `elimination_prob`; every tenth
+            round decides for ten.
         adaptation_rate: width of the draws around the memories of run lengths and shares.
-        step_size_max: factor of all run lengths (which are learnt, and relative to the distances in the population).
+        step_size_max: factor of the foragers' run lengths (which are learnt, and relative to the distances between them). The
+            swarm's width is its own.
         lr: another one: what torch's schedulers change.
         stagnation_limit: rounds without improvement after which a bacterium may be dispersed.
         min_population_size: foragers left at the end of a known budget (`max_evaluations`).
@@ -55,6 +58,11 @@ class AdaptiveBFO(PopulationOptimizer):
     """
 
     _state_class = AdaptiveState
+    _fixed = FIXED | {"use_swarming", "memory_size"}
+    _pooled: Tensor | None = None
+    _rows: Tensor | None = None
+    _sizes: Tensor
+    _sized: tuple[float, ...] = ()
 
     def __init__(
         self,
@@ -109,221 +117,188 @@ class AdaptiveBFO(PopulationOptimizer):
 
     def _begin(self, base: dict[str, Any]) -> AdaptiveState:
         positions: Tensor = base["positions"]
-        count, dimensions = positions.shape
-        like = base["nonfinite"]
-        self._nothing = like.clone()
-        memory = positions.new_full((2, self.defaults["memory_size"]), 0.5)
-        whole = torch.zeros((), dtype=torch.int64, device=positions.device)
         spread = self._initial_spread()
-        deviations = spread if isinstance(spread, Tensor) else positions.new_full((dimensions,), spread)
-        return AdaptiveState(
-            **base,
-            health=torch.zeros_like(base["fitness"]),
-            stagnation=whole.expand(count).clone(),
-            archive=positions.new_zeros((max(count, int(self.defaults["archive_rate"] * count)), dimensions)),
-            held=whole.clone(),
-            memory=memory,
-            used=positions.new_zeros(2, count),
-            direction=torch.zeros_like(positions),
-            coordinates=positions.new_zeros(0, dimensions),
-            moving=whole.expand(0).clone(),
-            chances=positions.new_zeros(3, count),
-            draws=positions.new_zeros(0, dimensions),
-            slot=whole.clone(),
-            tumble_gain=like.clone(),
-            swim_gain=like.clone(),
-            improved=like.clone(),
-            swum=like.clone(),
-            gained=like.clone(),
-            swarm=self._swarmers(),
-            mean=self._origin.clone(),
-            sigma=positions.new_ones(()),
-            variances=deviations.square(),
-            path_sigma=positions.new_zeros(dimensions),
-            path=positions.new_zeros(dimensions),
-            swarm_best=like + torch.inf,
-            swarm_place=self._origin.clone(),
-            swarm_stale=whole.clone(),
-            eliminations=whole.clone(),
+        deviations = spread if isinstance(spread, Tensor) else positions.new_full((positions.shape[1],), spread)
+        settings = self.defaults
+        return first_state(
+            base,
+            self._origin,
+            deviations,
+            settings["memory_size"],
+            settings["archive_rate"],
+            self._swarmers(),
+            self._host,
         )
+
+    def _resumed(self) -> None:
+        settled(self._state, self._host)
 
     # -- the round --------------------------------------------------------------------------------------------------------
 
     def _parents_judged(self) -> bool:
         state = self._state
-        size = int(self.defaults["population_size"])
-        if state.rounds == 0 and state.positions.shape[0] == size and state.swarm:
-            best = state.fitness.argsort(stable=True)[: size - state.swarm]
-            self._keep(best)
+        # Foragers that become fewer begin as many (as in L-SHADE): the swarm is beside them then, and else one of them.
+        if state.rounds == 0 and state.swarm and self.defaults["max_evaluations"] is None:
+            size = int(self.defaults["population_size"])
+            self._keep(state.fitness.argsort(stable=True)[: size - state.swarm])
         state.phase = "tumble"
         return False
 
     def _propose(self) -> Tensor:
         state = self._state
         if state.phase == "swim":
-            if self._host:
-                here = state.positions.index_select(0, state.moving)
-                return self._kept_inside(here + state.direction.index_select(0, state.moving), here)
-            trial = state.positions + state.direction * state.moving.unsqueeze(1)
-            return self._kept_inside(trial, state.positions)
-        points = self._foraged()
-        if not state.swarm:
-            return points
-        state.draws = self._noise.normal(state.swarm, self._layout.dimensions)
-        sample = torch.addcmul(state.mean, state.sigma * state.variances.sqrt(), state.draws)
-        if self._limits is None:
-            return torch.cat((points, sample))
-        clipped = sample.clamp(*self._limits)
-        state.clipped = not self._host or not torch.equal(clipped, sample)
-        return torch.cat((points, clipped))
+            with span("AdaptiveBFO.swim"):
+                if self._host:
+                    return self._kept_inside(state.places + state.direction, state.places)
+                trial = state.positions + state.direction * state.moving.unsqueeze(1)
+                return self._kept_inside(trial, state.positions)
+        with span("AdaptiveBFO.tumble"):
+            return self._tumbled()
 
-    def _foraged(self) -> Tensor:
-        """The foragers' trials."""
+    def _tumbled(self) -> Tensor:
+        """The foragers' social tumbles, and behind them the swarm's samples."""
         state = self._state
         count, dimensions = state.positions.shape
-        uniform = self._noise.uniform(9, count)
-        state.chances = uniform[6:]
-        state.coordinates = self._noise.uniform(count, dimensions)
+        points = state.positions.new_empty(count + state.swarm, dimensions)
+        trial = points[:count]
+        torch.add(state.positions, self._runs(), out=trial)
+        if not state.swarm:
+            return self._kept_inside(trial, state.positions)
+        state.draws = self._noise.normal(state.swarm, dimensions)
+        deviation = state.variances.sqrt() * state.sigma
+        sample = points[count:]
+        torch.addcmul(state.mean, deviation, state.draws, out=sample)
+        if self._limits is None:
+            return points
+        clipped = points.clamp(*self._limits)
+        if self._host and torch.equal(clipped, points):
+            state.clipped = False
+            return points
+        state.clipped = not self._host or not torch.equal(clipped[count:], sample)
+        success_history.half_way(trial, clipped[:count], state.positions)
+        return clipped
+
+    def _runs(self) -> Tensor:
+        """Where to and how far each forager tumbles, (n, D)."""
+        state, settings = self._state, self.defaults
+        count, dimensions = state.positions.shape
+        numbers = self._noise.uniform(6 * count + 2)
+        state.chances = numbers[6 * count :]
+        best = max(2, round(BEST_SHARE * count))
+        sizes = (settings["memory_size"], best, count - 1, count - 2, dimensions)
+        whole = self._whole(numbers[: 5 * count].view(5, count), sizes)
+        slots, place, one, two, always = whole.unbind(0)
         state.used = self._update(success_history.drawn)(
-            state.memory, uniform[:2], self._noise.normal(count), self.defaults["adaptation_rate"]
+            state.memory,
+            slots,
+            numbers[5 * count : 6 * count],
+            self._noise.normal(2, count),
+            settings["adaptation_rate"],
         )
-        direction = self._update(success_history.social_tumble)(
+        one, two = self._update(success_history.partners)(one, two, count + state.held)
+        length, share = state.used.unbind(0)
+        direction: Tensor = self._update(success_history.social_tumble)(
             state.positions,
-            state.archive,
-            state.held,
-            state.fitness.argsort(stable=True),
-            state.used[0],
-            state.used[1],
-            uniform[2:6],
-            state.coordinates,
-            BEST_SHARE,
+            self._pool(),
+            state.fitness.topk(best, largest=False, sorted=False).indices.index_select(0, place),
+            one,
+            two,
+            length,
+            self._update(success_history.chosen)(self._noise.coordinates(count, dimensions), share, always),
         )
-        factor = self._layout.spread([group["step_size_max"] * float(group["lr"]) for group in self.param_groups])
-        state.direction = direction.mul_(factor)
-        trial = state.positions + state.direction
-        points = self._kept_inside(trial, state.positions)
-        if points is not trial:
-            state.direction = points - state.positions
-        return points
+        factors = [group["step_size_max"] * float(group["lr"]) for group in self.param_groups]
+        return direction if set(factors) == {1.0} else direction.mul_(self._layout.spread(factors))
+
+    def _whole(self, uniform: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """Numbers in [0, 1) as whole ones below some sizes; the fourth row's is larger by the filled rows of the archive."""
+        held = self._state.held
+        key = (*sizes, float(held) if self._host else 0.0)
+        if key != self._sized:
+            many = [float(size) for size in sizes]
+            many[3] += key[-1]
+            self._sized, self._sizes = key, uniform.new_tensor(many).unsqueeze(1)
+        if self._host:
+            return (uniform * self._sizes).long()
+        more = torch.zeros_like(self._sizes)
+        more[3] = held
+        return (uniform * (self._sizes + more)).long()
+
+    def _pool(self) -> Tensor:
+        """Foragers and archive as one tensor, (n + A, D); where they are changed in place it is made only once."""
+        state = self._state
+        if not self._host:
+            return torch.cat((state.positions, state.archive))
+        if self._pooled is None or state.positions is not self._rows:
+            self._pooled = torch.cat((state.positions, state.archive))
+            count = state.positions.shape[0]
+            self._rows = state.positions = self._pooled[:count]
+            state.archive = self._pooled[count:]
+        return self._pooled
 
     def _kept_inside(self, points: Tensor, positions: Tensor) -> Tensor:
-        if self._limits is None or (self._host and torch.equal(points.clamp(*self._limits), points)):
+        if self._limits is None:
             return points
-        return success_history.inside(points, positions, *self._limits)
+        clamped = points.clamp(*self._limits)
+        if self._host and torch.equal(clamped, points):
+            return points
+        return success_history.half_way(points, clamped, positions)
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
         if state.phase == "tumble":
-            count = state.positions.shape[0]
-            if state.swarm:
-                quorum.follow(state, points[count:], fitness[count:], self._update)
-            self._select(points[:count], fitness[:count])
+            with span("AdaptiveBFO.tumble"):
+                self._select(points, fitness)
             state.phase = "swim"
             state.swims = 0
         else:
             state.swims += 1
-            self._swim(points, fitness)
-        if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
+            with span("AdaptiveBFO.swim"):
+                if self._host:
+                    adaptive_compact.swim(state, points, fitness)
+                else:
+                    adaptive_masked.swim(state, points, fitness)
+        if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.shape[0] > 0):
             return False
         self._end_round()
         return True
 
     def _select(self, points: Tensor, fitness: Tensor) -> None:
-        """Foragers take what is better, and remember how they came there."""
         state = self._state
-        better = fitness < state.fitness
-        state.gained = state.swum = self._nothing
+        if state.swarm:
+            count = state.positions.shape[0]
+            sample, its_fitness = points[count:], fitness[count:]
+            points, fitness = points[:count], fitness[:count]
+            if self._host:
+                quorum.follow_few(state, sample, its_fitness)
+            else:
+                quorum.follow(state, sample, its_fitness, self._update)
         if self._host:
-            self._select_few(points, fitness, better.nonzero().squeeze(1))
-            return
-        # What was not known before is no gain.
-        gain = torch.nan_to_num(state.fitness - fitness, nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
-        state.archive, state.held = self._update(success_history.archived)(
-            state.archive, state.held, state.positions, better, state.chances[2, 0]
-        )
-        state.memory, state.slot = self._update(success_history.learnt)(state.memory, state.slot, state.used, gain)
-        state.positions = torch.where(better.unsqueeze(1), points, state.positions)
-        state.fitness = torch.where(better, fitness, state.fitness)
-        state.stagnation = (state.stagnation + 1).masked_fill_(better, 0)
-        state.tumble_gain = torch.lerp(state.tumble_gain, gain.mean(), AVERAGING)
-        state.improved = better.sum().to(state.nonfinite)
-        # All that improved swim in this round, or nobody: as many swims as if each had a chance of its own, in fewer batches.
-        state.moving = better & (state.chances[0, 0] < self._swim_probability())
-
-    def _select_few(self, points: Tensor, fitness: Tensor, who: Tensor) -> None:
-        """The same where the host may know who improved: only their rows are touched."""
-        state = self._state
-        count, successes = state.positions.shape[0], who.numel()
-        state.stagnation += 1
-        state.improved = state.improved.new_full((), successes)
-        state.moving = who
-        if not successes:
-            state.tumble_gain = state.tumble_gain * (1 - AVERAGING)
-            return
-        before = state.positions.index_select(0, who)
-        success_history.archived_few(state.archive, state.held, before, float(state.chances[2, 0]))
-        now = fitness.index_select(0, who)
-        gain = torch.nan_to_num(state.fitness.index_select(0, who) - now, nan=0.0, posinf=0.0, neginf=0.0)
-        used = state.used.index_select(1, who)
-        state.memory, state.slot = self._update(success_history.learnt)(state.memory, state.slot, used, gain)
-        state.positions.index_copy_(0, who, points.index_select(0, who))
-        state.fitness.index_copy_(0, who, now)
-        state.stagnation.index_fill_(0, who, 0)
-        state.tumble_gain = torch.lerp(state.tumble_gain, gain.sum() / count, AVERAGING)
-        if float(state.chances[0, 0]) >= float(self._swim_probability()):
-            state.moving = who[:0]
-
-    def _swim_probability(self) -> Tensor | float:
-        """How well an evaluation pays in a swim, relative to a tumble."""
-        state = self._state
-        unknown = 1.0 if state.rounds < 20 else LEAST_SWIMS
-        if self._host:
-            swims, tumbles = state.swim_gain.item(), state.tumble_gain.item()
-            return min(1.0, max(LEAST_SWIMS, swims / tumbles)) if swims > 0 and tumbles > 0 else unknown
-        ratio = (state.swim_gain / state.tumble_gain).clamp(LEAST_SWIMS, 1.0)
-        return torch.where((state.swim_gain > 0) & (state.tumble_gain > 0), ratio, unknown)
-
-    def _swim(self, points: Tensor, fitness: Tensor) -> None:
-        """Who still improves goes on."""
-        state = self._state
-        moving = state.moving
-        if not self._host:
-            better = moving & (fitness < state.fitness)
-            gain = torch.where(better, state.fitness - fitness, 0.0)
-            state.positions = torch.where(better.unsqueeze(1), points, state.positions)
-            state.fitness = torch.where(better, fitness, state.fitness)
-            state.moving = better
-            state.swum = state.swum + moving.sum()
-            state.gained = state.gained + gain.sum()
-            return
-        before = state.fitness.index_select(0, moving)
-        better = fitness < before
-        state.swum = state.swum + moving.numel()
-        gain = torch.where(better, before - fitness, 0.0)
-        state.gained = state.gained + gain.sum()
-        here = better.nonzero().squeeze(1)
-        state.moving = moving.index_select(0, here)
-        state.positions.index_copy_(0, state.moving, points.index_select(0, here))
-        state.fitness.index_copy_(0, state.moving, fitness.index_select(0, here))
+            adaptive_compact.select(state, points, fitness)
+        else:
+            adaptive_masked.select(state, points, fitness, self._update)
 
     # -- between rounds ---------------------------------------------------------------------------------------------------
 
     def _end_round(self) -> None:
         state, settings = self._state, self.defaults
-        if not self._host or state.swims:
-            paid = torch.where(torch.isinf(state.gained), 0.0, state.gained) / state.swum.clamp(min=1)
-            share = torch.where(state.swum > 0, AVERAGING, 0.0)
-            state.swim_gain = torch.lerp(state.swim_gain, paid, share)
-        state.health = state.health + state.fitness
+        if self._host:
+            adaptive_compact.count_swims(state)
+            state.health.add_(state.fitness)
+        else:
+            adaptive_masked.count_swims(state)
+            state.health = state.health + state.fitness
         state.rounds += 1
         state.phase = "tumble"
         if state.rounds % settings["chem_steps"] == 0:
-            self._reproduce()
-        self._disperse()
+            with span("AdaptiveBFO.reproduction"):
+                self._reproduce()
+        if state.rounds % DISPERSAL_EVERY == 0:
+            with span("AdaptiveBFO.dispersal"):
+                self._disperse()
         if settings["max_evaluations"] is not None:
             self._eliminate(settings["max_evaluations"])
         # The one place that reads a number from a device: every twenty rounds, while there is a swarm.
-        if state.swarm and state.rounds % QUORUM_EVERY == 0 and bool(quorum.has_nothing_new(state, QUORUM_EVERY)):
+        if state.swarm and state.rounds % QUORUM_EVERY == 0 and quorum.has_nothing_new(state, QUORUM_EVERY):
             quorum.release(state)
 
     def _reproduce(self) -> None:
@@ -336,30 +311,32 @@ class AdaptiveBFO(PopulationOptimizer):
         source = source.scatter(0, order[count - splitting :], order[:splitting])
         state.positions = state.positions.index_select(0, source)
         state.fitness = state.fitness.index_select(0, source)
-        state.stagnation = state.stagnation.index_select(0, source)
+        state.improved_at = state.improved_at.index_select(0, source)
         state.health = torch.zeros_like(state.health)
         state.reproductions += 1
 
     def _disperse(self) -> None:
         """Who stagnates may be carried away; the next tumble judges where to, as anything is better than unknown."""
-        state = self._state
-        limit = self.defaults["stagnation_limit"]
-        if self._host and state.stagnation.max().item() <= limit:
-            return
-        stuck = state.stagnation > limit
-        leaves = stuck & (state.chances[1] < self.defaults["elim_prob"]) & (state.fitness > state.fitness.min())
+        state, settings = self._state, self.defaults
+        count = state.positions.shape[0]
+        # The chance of as many rounds: a device has to compute a place for everybody, whoever goes there.
+        chance = 1 - (1 - settings["elim_prob"]) ** DISPERSAL_EVERY
+        leaves = self._noise.uniform(count) < chance
+        where = self._uniform(count)
+        leaves &= state.improved_at < state.rounds - settings["stagnation_limit"]
+        leaves &= state.fitness > state.fitness.min()
         if self._host and not bool(leaves.any()):
             return
-        # Numbers that this round has used up elsewhere: drawing others would cost as much as a tumble, in every round.
-        state.positions = torch.where(leaves.unsqueeze(1), self._placed(state.coordinates), state.positions)
+        state.positions = torch.where(leaves.unsqueeze(1), where, state.positions)
         state.fitness = torch.where(leaves, torch.inf, state.fitness)
-        state.stagnation = torch.where(leaves, 0, state.stagnation)
-        state.eliminations = state.eliminations + leaves.sum()
+        state.improved_at = state.improved_at.masked_fill(leaves, state.rounds)
+        gone = leaves.sum()
+        state.eliminations = state.eliminations + (int(gone) if self._host else gone)
 
     def _eliminate(self, maximum: int) -> None:
         """Fewer foragers towards the end of a known budget."""
         state = self._state
-        first = int(self.defaults["population_size"]) - self._swarmers()
+        first = int(self.defaults["population_size"])
         last = min(int(self.defaults["min_population_size"]), first)
         done = min(1.0, state.evaluations / maximum)
         count = round(first + (last - first) * done)
@@ -371,12 +348,10 @@ class AdaptiveBFO(PopulationOptimizer):
         state.positions = state.positions.index_select(0, which)
         state.fitness = state.fitness.index_select(0, which)
         state.health = state.health.index_select(0, which)
-        state.stagnation = state.stagnation.index_select(0, which)
+        state.improved_at = state.improved_at.index_select(0, which)
         room = max(which.numel(), int(self.defaults["archive_rate"] * which.numel()))
         state.archive = state.archive[:room]
-        state.held = state.held.clamp(max=room)
-        state.chances = state.chances[:, : which.numel()]
-        state.coordinates = state.coordinates[: which.numel()]
+        state.held = min(state.held, room) if isinstance(state.held, int) else state.held.clamp(max=room)
 
     def _own_status(self) -> dict[str, Any]:
         state = self._state
@@ -387,7 +362,7 @@ class AdaptiveBFO(PopulationOptimizer):
             "elimination_probability": float(self.defaults["elim_prob"]),
             "tumble_success": state.improved / count,
             "swim_length": state.swum / count,
-            "swim_probability": self._swim_probability(),
+            "swim_probability": (adaptive_compact if self._host else adaptive_masked).swim_probability(state),
             "swarm_size": float(state.swarm),
             "swarm_sigma": state.sigma,
             "reproduction_count": float(state.reproductions),

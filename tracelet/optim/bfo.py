@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from tracelet.optim import foraging
 from tracelet.optim.population import PopulationOptimizer
+from tracelet.optim.ranges import span
 from tracelet.optim.settings import Common, spelled
 from tracelet.optim.state import State
 
@@ -83,6 +84,8 @@ class BFO(PopulationOptimizer):
     """
 
     _state_class = BFOState
+    _centred: tuple[Tensor, Tensor, Tensor]
+    _centred_of: Tensor | None = None
 
     def __init__(
         self,
@@ -149,34 +152,44 @@ class BFO(PopulationOptimizer):
     def _propose(self) -> Tensor:
         state = self._state
         if state.phase == "tumble":
-            if self.defaults["use_swarming"]:
-                state.colony = state.positions
-                state.cost = state.fitness + self._signal(state.positions, None)
-            state.direction = self._tumbled()
-            return self._clip(state.positions + state.direction)
-        if self._host:
-            here = state.positions.index_select(0, state.moving)
-            return self._clip(here.add_(state.direction.index_select(0, state.moving)))
-        return self._clip(state.positions + state.direction * state.moving.unsqueeze(1))
+            with span("BFO.tumble"):
+                if self.defaults["use_swarming"]:
+                    state.colony = state.positions
+                    state.cost = state.fitness + self._signal(None, None)
+                elif state.colony is not None:  # it was switched off
+                    state.colony, state.cost = None, state.fitness.clone()
+                state.direction = self._tumbled()
+                return self._clip(state.positions + state.direction)
+        with span("BFO.swim"):
+            if self._host:
+                here = state.positions.index_select(0, state.moving)
+                return self._clip(here.add_(state.direction.index_select(0, state.moving)))
+            return self._clip(state.positions + state.direction * state.moving.unsqueeze(1))
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
         own = state.moving if state.phase == "swim" and self._host else None
         cost = fitness + self._signal(points, own) if state.colony is not None else fitness
         if state.phase == "tumble":
-            better = cost < state.cost
-            state.positions, state.fitness, state.cost = points, fitness, cost
-            state.moving = better.nonzero().squeeze(1) if self._host else better
-            state.improved = float(state.moving.numel()) if self._host else better.sum()
-            state.swims, state.swum, state.phase = 0, 0.0, "swim"
-            if not self._host:  # what follows changes these in place on the host only
-                state.swum = torch.zeros_like(state.nonfinite)
+            with span("BFO.tumble"):
+                self._take_tumbles(points, fitness, cost)
         else:
             state.swims += 1
-            self._swim(points, fitness, cost)
-        if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
+            with span("BFO.swim"):
+                self._swim(points, fitness, cost)
+        if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.shape[0] > 0):
             return False
         return self._end_round()
+
+    def _take_tumbles(self, points: Tensor, fitness: Tensor, cost: Tensor) -> None:
+        state = self._state
+        better = cost < state.cost
+        state.positions, state.fitness, state.cost = points, fitness, cost
+        state.moving = better.nonzero().squeeze_(1) if self._host else better
+        state.improved = float(state.moving.shape[0]) if self._host else better.sum()
+        state.swims, state.swum, state.phase = 0, 0.0, "swim"
+        if not self._host:  # what follows changes these in place on the host only
+            state.swum = torch.zeros_like(state.nonfinite)
 
     def _swim(self, points: Tensor, fitness: Tensor, cost: Tensor) -> None:
         state = self._state
@@ -201,7 +214,7 @@ class BFO(PopulationOptimizer):
         state.rounds += 1
         state.phase = "tumble"
         if state.rounds % settings["chem_steps"] == 0:
-            with torch.profiler.record_function("BFO.reproduction"):
+            with span("BFO.reproduction"):
                 survivors = foraging.reproduction(state.health)
                 state.positions = state.positions.index_select(0, survivors)
                 state.fitness = state.fitness.index_select(0, survivors)
@@ -209,7 +222,7 @@ class BFO(PopulationOptimizer):
                 state.health = torch.zeros_like(state.health)
                 state.reproductions += 1
             if state.rounds % (settings["chem_steps"] * settings["repro_steps"]) == 0:
-                with torch.profiler.record_function("BFO.dispersal"):
+                with span("BFO.dispersal"):
                     self._disperse()
         cycle = settings["chem_steps"] * settings["repro_steps"] * settings["elim_steps"]
         return bool(settings["unit"] != "cycle" or state.rounds % cycle == 0)
@@ -256,10 +269,14 @@ class BFO(PopulationOptimizer):
             lengths.append(max(least, (least + (group["step_size_max"] - least) * share) * float(group["lr"])))
         return self._layout.spread(lengths)
 
-    def _signal(self, points: Tensor, own: Tensor | None) -> Tensor:
+    def _signal(self, points: Tensor | None, own: Tensor | None) -> Tensor:
         colony = self._state.colony
         assert colony is not None
-        signal: Tensor = self._update(foraging.swarming_cost)(points, colony, own, *self.defaults["swarming_params"])
+        if self._centred_of is not colony:
+            self._centred_of, self._centred = colony, self._update(foraging.centred)(colony)
+        signal: Tensor = self._update(foraging.swarming_cost)(
+            points, self._centred, own, *self.defaults["swarming_params"]
+        )
         return signal.to(self._layout.fitness_dtype)
 
     def _own_status(self) -> dict[str, Any]:

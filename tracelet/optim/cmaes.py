@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from tracelet.optim import separable_cma
+from tracelet.optim.colony import FIXED
 from tracelet.optim.population import PopulationOptimizer
 from tracelet.optim.separable_cma import Rates
 from tracelet.optim.settings import Common
@@ -99,6 +100,7 @@ class CMAES(PopulationOptimizer):
     """
 
     _state_class = CovarianceState
+    _fixed = FIXED | {"separable"}
     _judges_parents = False
 
     def __init__(

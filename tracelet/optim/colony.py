@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,8 @@ from tracelet.optim.status import Status, diversity, measure
 __all__ = ["Colony"]
 
 KEY = "population"
+FIXED = frozenset({"population_size", "swarm_size", "init", "decisions"})
+MIDDLE = ("swim", "run")  # phases of a round that has begun
 
 
 class Colony(Optimizer):
@@ -31,6 +33,8 @@ class Colony(Optimizer):
     """
 
     _state_class: type[State] = State
+    _shared: dict[str, Any] | None = None
+    _fixed: frozenset[str] = FIXED  # settings that the search begins with, and keeps
     _judges_parents = True  # whether the first positions are evaluated before the first round
 
     def __init__(self, params: Any, defaults: dict[str, Any], common: Mapping[str, Any]) -> None:
@@ -78,16 +82,25 @@ class Colony(Optimizer):
         """Begin at the first use, when the parameters are where they stay; then take up edits of the settings."""
         if self._known is None:
             self._known = self._start()
-        elif changed := reconcile(self.defaults, self.param_groups, self._seen):
-            checked(self.defaults)
-            self._edited(changed)
+        elif self._may_have_been_edited():
+            if changed := reconcile(self.defaults, self.param_groups, self._seen):
+                self._edited(changed)
+                checked(self.defaults)
             self._seen = dict(self.defaults)
+            self._shared = {name: value for name, value in self._seen.items() if name not in PER_GROUP}
         return self._known
+
+    def _may_have_been_edited(self) -> bool:
+        """`reconcile` looks at every setting of every group: too slow for every step."""
+        if self._shared is None or self.defaults != self._seen:
+            return True
+        shared = self._shared.items()
+        return not all(shared <= group.items() for group in self.param_groups)
 
     def _edited(self, names: Iterable[str]) -> None:
         """Settings were edited between two steps."""
         for name in names:
-            if name in ("population_size", "swarm_size"):
+            if name in self._fixed:
                 before, self.defaults[name] = self._seen[name], self._seen[name]
                 for group in self.param_groups:
                     group[name] = before
@@ -106,7 +119,8 @@ class Colony(Optimizer):
         self._noise = Noise(self._layout.device, self._layout.dtype, self._seed, self._generator)
         self._noisy = False
         self._host = self._reads_on_host()
-        self._limits = self._layout.bounds([group["bounds"] for group in self.param_groups])
+        self._bounds = self._bounds_of_groups()
+        self._limits = self._layout.bounds(self._bounds)
         if self._limits is not None:
             point = point.clamp(*self._limits)
         self._origin = point
@@ -174,6 +188,29 @@ class Colony(Optimizer):
     def _clip(self, points: Tensor) -> Tensor:
         return points if self._limits is None else points.clamp_(*self._limits)
 
+    def _bounds_were_edited(self) -> bool:
+        """Whether they are others than those that hold, and a round has not begun with these."""
+        state = self._state
+        return state.asked is None and state.phase not in MIDDLE and self._bounds != self._bounds_of_groups()
+
+    def _bounds_of_groups(self) -> list[Any]:
+        return [group["bounds"] for group in self.param_groups]
+
+    def _move_inside(self) -> None:
+        """Everybody goes inside the bounds as they are now, and is judged anew."""
+        state = self._state
+        for group in self.param_groups:
+            checked(group)
+        self._bounds = self._bounds_of_groups()
+        self._limits = self._layout.bounds(self._bounds)
+        if self._limits is None:
+            return
+        state.positions = state.positions.clamp(*self._limits)
+        state.best_position = state.best_position.clamp(*self._limits)
+        state.best_fitness = torch.full_like(state.best_fitness, torch.inf)
+        if self._judges_parents:
+            state.phase = "parents"
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, before the first step.
 
@@ -211,12 +248,22 @@ class Colony(Optimizer):
         """How often the objective was evaluated, by all ranks together."""
         return 0 if self._known is None else self._known.evaluations
 
+    @property
+    def steps(self) -> int:
+        """How many steps are completed, those before a checkpoint included."""
+        return 0 if self._known is None else self._known.steps
+
     def _compute_diversity(self) -> float:
         """Mean distance of the population to its centroid, in the units of the parameters."""
         return float(diversity(self.population))
 
-    def _measured(self) -> dict[str, Any]:
-        return {**measure(self._prepare(), self._limits), **self._own_status()}
+    def _measured(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        measured = measure(self._prepare(), self._limits, names)
+        if names is None:
+            return {**measured, **self._own_status()}
+        if any(name not in measured for name in names):
+            measured |= {name: value for name, value in self._own_status().items() if name in names}
+        return measured
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["adaptive_length", "reproduction", "swarming_cost", "swim", "tumble"]
+__all__ = ["adaptive_length", "centred", "reproduction", "swarming_cost", "swim", "tumble"]
 
 
 def tumble(noise: Tensor, length: float | Tensor) -> Tensor:
@@ -43,9 +43,23 @@ def adaptive_length(cost: Tensor, scale: float) -> Tensor:
     return torch.where(torch.isinf(size), 1.0, size / (size + scale)).unsqueeze(1)
 
 
+def centred(colony: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A colony as `swarming_cost` wants it: the same for all who ask in a round.
+
+    Args:
+        colony: where the bacteria are, (P, D).
+
+    Returns:
+        The centre (D,), the bacteria from there (P, D), and their squared distances to it (P,).
+    """
+    centre = colony.mean(0)  # small numbers lose less in the differences of squares
+    there = colony - centre
+    return centre, there, torch.linalg.vector_norm(there, dim=1).square_()
+
+
 def swarming_cost(
-    points: Tensor,
-    colony: Tensor,
+    points: Tensor | None,
+    colony: tuple[Tensor, Tensor, Tensor],
     own: Tensor | None,
     attract: float,
     attract_width: float,
@@ -59,8 +73,8 @@ def swarming_cost(
     A bacterium does not signal to itself.
 
     Args:
-        points: where the cost is wanted, (n, D).
-        colony: where the bacteria are, (P, D).
+        points: where the cost is wanted, (n, D); None is where the colony is.
+        colony: where the bacteria are, from `centred`.
         own: which of the colony each point is, (n,); None when they are the colony in its order.
         attract: depth of the attractant.
         attract_width: its width.
@@ -70,12 +84,13 @@ def swarming_cost(
     Returns:
         (n,). Memory is O(n P).
     """
-    centre = colony.mean(0)  # small numbers lose less in the differences of squares
-    there = colony - centre
-    here = there if points is colony else points - centre
-    lengths = torch.linalg.vector_norm(there, dim=1).square_()
-    squares = torch.linalg.vector_norm(here, dim=1, keepdim=True).square_() + lengths
-    distance = torch.addmm(squares, here, there.T, alpha=-2.0).clamp_(min=0.0).div_(points.shape[1])
+    centre, there, lengths = colony
+    here, squares = there, lengths
+    if points is not None:
+        here = points - centre
+        squares = torch.linalg.vector_norm(here, dim=1).square_()
+    distance = torch.addmm(squares.unsqueeze(1) + lengths, here, there.T, alpha=-2.0).clamp_(min=0.0)
+    distance.div_(there.shape[1])
     signal = repel * torch.exp(-repel_width * distance) - attract * torch.exp(-attract_width * distance)
     if own is None:
         signal = signal.clone()

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from tracelet.optim import foraging
 from tracelet.optim.evaluation import Evaluation
 from tracelet.optim.population import PopulationOptimizer
+from tracelet.optim.ranges import span
 from tracelet.optim.settings import Common, spelled
 from tracelet.optim.state import State
 
@@ -191,10 +192,11 @@ class HybridBFO(PopulationOptimizer):
             return state.positions
         if state.phase == "run":
             return self._clip(state.positions + state.direction)
-        if self._host:
-            here = state.positions.index_select(0, state.moving)
-            return self._clip(here.add_(state.direction.index_select(0, state.moving)))
-        return self._clip(state.positions + state.direction * state.moving.unsqueeze(1))
+        with span("HybridBFO.swim"):
+            if self._host:
+                here = state.positions.index_select(0, state.moving)
+                return self._clip(here.add_(state.direction.index_select(0, state.moving)))
+            return self._clip(state.positions + state.direction * state.moving.unsqueeze(1))
 
     def _absorb(self, points: Tensor, fitness: Tensor, gradients: Tensor | None) -> bool:
         state = self._state
@@ -202,15 +204,18 @@ class HybridBFO(PopulationOptimizer):
             state.fitness = fitness
             state.with_gradient += points.shape[0] if gradients is not None else 0
             state.guided = gradients is not None
-            state.direction = self._directed(gradients)
+            with span("HybridBFO.tumble"):
+                state.direction = self._directed(gradients)
             state.phase = "run"
             return False
         if state.phase == "run":
-            self._take_runs(points, fitness)
+            with span("HybridBFO.tumble"):
+                self._take_runs(points, fitness)
             state.swims, state.phase = 0, "swim"
         else:
             state.swims += 1
-            self._swim(points, fitness)
+            with span("HybridBFO.swim"):
+                self._swim(points, fitness)
         if state.swims < self.defaults["swim_length"] and (not self._host or state.moving.numel() > 0):
             return False
         self._end_round()
@@ -257,7 +262,7 @@ class HybridBFO(PopulationOptimizer):
             better = moving & (fitness < state.fitness)
             state.positions = torch.where(better.unsqueeze(1), points, state.positions)
             state.fitness = torch.where(better, fitness, state.fitness)
-            state.pace = state.pace * torch.where(better, LONGER, 1.0)
+            state.pace = torch.where(better, state.pace * LONGER, state.pace)
             state.moving = better
             state.swum = state.swum + better.sum()
             return
@@ -274,9 +279,11 @@ class HybridBFO(PopulationOptimizer):
         state.rounds += 1
         state.phase = "gradient"
         if state.positions.shape[0] > 1 and state.rounds % settings["chem_steps"] == 0:
-            self._reproduce()
+            with span("HybridBFO.reproduction"):
+                self._reproduce()
             if state.rounds % (settings["chem_steps"] * settings["repro_steps"]) == 0:
-                self._disperse()
+                with span("HybridBFO.dispersal"):
+                    self._disperse()
 
     def _reproduce(self) -> None:
         """The healthier half splits; the best of now is never lost."""

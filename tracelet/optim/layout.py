@@ -64,20 +64,24 @@ class Layout:
 
     def write(self, point: Tensor) -> None:
         """Copy a point of shape (D,) into the parameters, in place: their storage stays."""
-        pieces = torch.split(point, self.sizes)
-        row = tuple(piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True))
+        (row,) = self.rows(point.unsqueeze(0))
         self.put(row, [parameter.detach() for parameter in self.parameters])
 
     @staticmethod
     def put(row: tuple[Tensor, ...], targets: list[Tensor]) -> None:
         """Copy one of `rows` into the (detached) parameters."""
-        with torch.no_grad():
+        # Neither side has a graph: no mode of autograd has to be entered, which would cost as much as the copy.
+        if len(targets) == 1:
+            targets[0].copy_(row[0])
+        else:
             torch._foreach_copy_(targets, row)
 
     def rows(self, points: Tensor) -> list[tuple[Tensor, ...]]:
         """For each of n points (n, D) its views in the parameters' shapes."""
-        pieces = torch.split(points, self.sizes, dim=1)
         count = points.shape[0]
+        if len(self.sizes) == 1:
+            return [(row,) for row in points.view(count, *self.shapes[0]).unbind(0)]
+        pieces = torch.split(points, self.sizes, dim=1)
         return list(
             zip(
                 *(piece.view(count, *shape).unbind(0) for piece, shape in zip(pieces, self.shapes, strict=True)),

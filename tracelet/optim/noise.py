@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = ["Noise", "default_seed"]
 
+MANY = 1 << 13
+
 _count = itertools.count()
 
 
@@ -46,6 +48,18 @@ class Noise:
     def symmetric(self, *shape: int) -> Tensor:
         """Numbers in [-1, 1)."""
         return torch.empty(shape, device=self.device, dtype=self.dtype).uniform_(-1.0, 1.0, generator=self.generator)
+
+    def coordinates(self, count: int, dimensions: int) -> Tensor:
+        """A uniform number for each coordinate, (count, dimensions): in [0, 1), or, of many, any of 16 bits.
+
+        On a CPU such a number costs less than a third of one in [0, 1).
+        """
+        total = count * dimensions
+        if total < MANY or self.device.type != "cpu":
+            return self.uniform(count, dimensions)
+        words = torch.empty((total + 3) // 4, dtype=torch.int64)
+        words.random_(-(1 << 63), None, generator=self.generator)
+        return words.view(torch.int16)[:total].view(count, dimensions)
 
     def levy(self, count: int, alpha: float) -> Tensor:
         """Lengths |L| of Lévy flights, shape (count, 1), by Mantegna's method (Phys. Rev. E 49, 1994), at most 10."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from tracelet.optim.colony import Colony
 from tracelet.optim.evaluation import Evaluation, same_objective
@@ -97,6 +98,8 @@ class PopulationOptimizer(Colony):
         """
         self._prepare()
         self._limit = None
+        if self._bounds_were_edited():
+            self._move_inside()
         return self._ask().clone()
 
     @torch.no_grad()
@@ -120,8 +123,14 @@ class PopulationOptimizer(Colony):
                 f"{state.judged} points were asked for: fitness of shape {tuple(told.shape)} is not ({state.judged},)"
             )
         if self._tell(told.to(self._layout.fitness_dtype), gradients):
-            self._layout.write(state.best_position)
-            self._end_step()
+            self._told()
+
+    @Optimizer.profile_hook_step
+    def _told(self) -> None:
+        """What was asked and told is a step, for torch's step hooks too."""
+        state = self._state
+        self._layout.write(state.best_position)
+        self._end_step(None)
 
     def _ask(self) -> Tensor:
         state = self._state
@@ -243,7 +252,7 @@ class PopulationOptimizer(Colony):
         except BaseException:
             self._layout.write(before)
             raise
-        self._end_step()
+        self._end_step(value)
         if callback is not None and callback(self.status) is True:
             state.stopped = "callback"
         return value
@@ -252,8 +261,15 @@ class PopulationOptimizer(Colony):
         """Judge the positions anew where their fitness may be another's."""
         state = self._state
         rule = self.defaults["reevaluate"]
-        changed = self._last_objective is not None and not same_objective(objective, self._last_objective)
+        if self._last_objective is None:
+            # After a checkpoint nobody knows: with a batch for each step, this one is another too.
+            changed = state.batches
+        else:
+            changed = state.batches = not same_objective(objective, self._last_objective)
         self._last_objective = objective
+        if self._bounds_were_edited():
+            self._move_inside()
+            return
         if not self._judges_parents or state.evaluations == 0 or state.phase == "parents":
             return
         if rule == "always" or (rule == "auto" and (changed or self._noisy)):
@@ -270,9 +286,10 @@ class PopulationOptimizer(Colony):
             self._noisy = abs(now - before) > 1e-3 * max(abs(now), abs(before), 1e-6)
         state.best_fitness = fitness
 
-    def _end_step(self) -> None:
+    def _end_step(self, loss: Any) -> None:
         state = self._state
         state.steps += 1
+        state.loss = _number(loss)
         self._version += 1
         state.history.append(state.best_fitness)
         del state.history[:-HISTORY]
@@ -307,6 +324,13 @@ class PopulationOptimizer(Colony):
     def should_stop(self) -> bool:
         """Whether the search is over; further steps evaluate nothing."""
         return self.stop_reason is not None
+
+
+def _number(loss: Any) -> Tensor | float | None:
+    """A loss as it may be kept: without its graph, and not what somebody may change later."""
+    if isinstance(loss, Tensor):
+        return loss.detach().clone().reshape(()) if loss.numel() == 1 else None
+    return float(loss) if isinstance(loss, (float, int)) else None
 
 
 def _ranked(fitness: Tensor) -> Tensor:

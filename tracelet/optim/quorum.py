@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from tracelet.optim import separable_cma
 from tracelet.optim.adaptive_state import AdaptiveState
 
-__all__ = ["follow", "has_nothing_new", "release"]
+__all__ = ["follow", "follow_few", "has_nothing_new", "release"]
 
 
 def follow(
@@ -30,12 +30,8 @@ def follow(
         fitness: (S,).
         update: compiles pure functions where that was asked for.
     """
-    rank = fitness
-    if state.clipped:
-        deviation = state.sigma * state.variances.sqrt()
-        off = (points - state.mean).div_(deviation).sub_(state.draws)
-        rank = separable_cma.bound_penalty(fitness, off.square_().mean(1).to(fitness.dtype))
-    rate = separable_cma.rates(state.swarm, points.shape[1], separable=True)
+    rate, ranked = separable_cma.rates(state.swarm, points.shape[1], separable=True), _ranked(state, points, fitness)
+    weights = _weights(rate.weights, points.dtype, points.device)
     state.mean, state.sigma, state.variances, state.path_sigma, state.path = update(separable_cma.separable_update)(
         state.mean,
         state.sigma,
@@ -43,17 +39,50 @@ def follow(
         state.path_sigma,
         state.path,
         state.draws,
-        rank.argsort(stable=True),
-        _weights(rate.weights, points.dtype, points.device),
+        ranked,
+        weights,
         rate,
         state.swarm_rounds,
     )
     state.swarm_rounds += 1
     value, index = fitness.min(0, keepdim=True)
     better = value < state.swarm_best
-    state.swarm_best = torch.minimum(value, state.swarm_best).squeeze(0)
-    state.swarm_stale = (state.swarm_stale + 1).masked_fill_(better.squeeze(0), 0)
+    state.swarm_best = torch.minimum(value, cast(Tensor, state.swarm_best)).squeeze(0)
+    state.swarm_stale = cast(Tensor, state.swarm_stale + 1).masked_fill_(better.squeeze(0), 0)
     state.swarm_place = torch.where(better, points.index_select(0, index).squeeze(0), state.swarm_place)
+
+
+def follow_few(state: AdaptiveState, points: Tensor, fitness: Tensor) -> None:
+    """`follow` in place, where the host may read numbers."""
+    rate, ranked = separable_cma.rates(state.swarm, points.shape[1], separable=True), _ranked(state, points, fitness)
+    state.sigma = separable_cma.separable_update_few(
+        state.mean,
+        cast(float, state.sigma),
+        state.variances,
+        state.path_sigma,
+        state.path,
+        state.draws,
+        ranked,
+        _weights(rate.weights, points.dtype, points.device),
+        rate,
+        state.swarm_rounds,
+    )
+    state.swarm_rounds += 1
+    state.swarm_stale += 1
+    best = fitness.min().item()
+    if best < state.swarm_best:
+        state.swarm_best, state.swarm_stale = best, 0
+        state.swarm_place = points[int(fitness.argmin())].clone()
+
+
+def _ranked(state: AdaptiveState, points: Tensor, fitness: Tensor) -> Tensor:
+    """The better half of the samples, the best first, (S // 2,)."""
+    rank = fitness
+    if state.clipped:
+        deviation = state.sigma * state.variances.sqrt()
+        off = (points - state.mean).div_(deviation).sub_(state.draws)
+        rank = separable_cma.bound_penalty(fitness, off.square_().mean(1).to(fitness.dtype))
+    return rank.topk(state.swarm // 2, largest=False).indices
 
 
 @lru_cache(maxsize=64)
@@ -61,18 +90,19 @@ def _weights(weights: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     return torch.tensor(weights, dtype=dtype, device=device)
 
 
-def has_nothing_new(state: AdaptiveState, least: int) -> Tensor:
-    """Whether the swarm found nothing better in `least` + 3 sqrt(D) rounds, or has collapsed, ()."""
+def has_nothing_new(state: AdaptiveState, least: int) -> bool:
+    """Whether the swarm found nothing better in `least` + 3 sqrt(D) rounds, or has collapsed. Reads from a device."""
     patience = least + 3 * math.sqrt(state.mean.shape[0])
     tiny = torch.finfo(state.mean.dtype).eps * 1e-3
     collapsed = state.sigma * state.variances.sqrt().max() < tiny * (state.mean.abs().max() + 1e-12)
-    return (state.swarm_stale >= patience) | collapsed
+    return bool((state.swarm_stale >= patience) | collapsed)
 
 
 def release(state: AdaptiveState) -> None:
     """The swarm hands its best to the least healthy forager, and its evaluations to all."""
     worst = state.health.argmax(keepdim=True)
+    best = torch.as_tensor(state.swarm_best, dtype=state.fitness.dtype, device=state.fitness.device)
     state.positions = state.positions.index_copy(0, worst, state.swarm_place.unsqueeze(0))
-    state.fitness = state.fitness.index_copy(0, worst, state.swarm_best.unsqueeze(0))
+    state.fitness = state.fitness.index_copy(0, worst, best.unsqueeze(0))
     state.swarm = 0
     state.draws = state.draws[:0]

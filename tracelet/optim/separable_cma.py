@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Rates", "bound_penalty", "rates", "separable_update"]
+__all__ = ["Rates", "bound_penalty", "rates", "separable_update", "separable_update_few"]
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,53 @@ def separable_update(
     pace = rate.sigma / rate.damping
     sigma = sigma * torch.exp((length * (pace / rate.length) - pace).clamp_(max=1.0))
     return mean, sigma, variances, path_sigma, path
+
+
+def separable_update_few(
+    mean: Tensor,
+    sigma: float,
+    variances: Tensor,
+    path_sigma: Tensor,
+    path: Tensor,
+    draws: Tensor,
+    ranked: Tensor,
+    weights: Tensor,
+    rate: Rates,
+    generation: int,
+) -> float:
+    """`separable_update` in place, where the host may read a number: the fewest operations.
+
+    Args:
+        mean: m, (D,); changed.
+        sigma: step size.
+        variances: c, (D,); changed.
+        path_sigma: (D,); changed.
+        path: (D,); changed.
+        draws: (S, D).
+        ranked: the best half, (S // 2,).
+        weights: (S // 2,).
+        rate: from `rates`.
+        generation: how many came before.
+
+    Returns:
+        The new sigma.
+    """
+    chosen = draws.index_select(0, ranked)
+    step = weights @ chosen
+    _decay(path_sigma, step, rate.sigma, math.sqrt(rate.sigma * (2 - rate.sigma) * rate.mass))
+    length = torch.linalg.vector_norm(path_sigma).item()
+    bias = math.sqrt(1 - (1 - rate.sigma) ** (2 * (generation + 1)))
+    steady = float(length < (1.4 + 2 / (mean.shape[0] + 1)) * rate.length * bias)
+    moved = step.mul_(variances.sqrt())
+    _decay(path, moved, rate.path, steady * math.sqrt(rate.path * (2 - rate.path) * rate.mass))
+    lost = rate.one + rate.mu - (1 - steady) * (rate.one * rate.path * (2 - rate.path))
+    more = torch.addcmul(variances, variances, weights @ chosen.square_(), value=rate.mu)
+    variances.copy_(more.add_(variances, alpha=-lost).addcmul_(path, path, value=rate.one))
+    mean.add_(moved, alpha=sigma)
+    pace = rate.sigma / rate.damping
+    return sigma * math.exp(min(length * (pace / rate.length) - pace, 1.0))
+
+
+def _decay(path: Tensor, step: Tensor, rate: float, weight: float) -> None:
+    """(1 - rate) path + weight step, in place: a product with a number costs more than these two."""
+    path.lerp_(step, rate).add_(step, alpha=weight - rate)

@@ -23,6 +23,7 @@ class State:
         fitness: of `positions`, (P,); +inf where it is not known or not finite.
         best_position: the incumbent, (D,).
         best_fitness: of `best_position`, ().
+        loss: what the last step returned, where that was a number; None before the first, and after steps that were told.
         nonfinite: how many evaluations were NaN or infinite, ().
         phase: which part of the round comes next.
         asked: the points that wait to be judged, (n, D), or None.
@@ -33,6 +34,7 @@ class State:
         stale_steps: since the best fitness last improved by the tolerance (counted with early stopping).
         record: the best fitness that `stale_steps` compares with.
         stopped: why a callback ended the search; empty when none did.
+        batches: whether the last step had another objective than the one before.
         history: best fitness after each of the last steps, each ().
     """
 
@@ -50,6 +52,8 @@ class State:
     stale_steps: int = 0
     record: float = float("inf")
     stopped: str = ""
+    loss: Tensor | float | None = None
+    batches: bool = False
     history: list[Tensor] = field(default_factory=list)
 
 

@@ -13,82 +13,112 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["archived", "archived_few", "drawn", "inside", "learnt", "social_tumble"]
+__all__ = [
+    "archived",
+    "archived_few",
+    "chosen",
+    "drawn",
+    "half_way",
+    "inside",
+    "learnt",
+    "learnt_few",
+    "partners",
+    "social_tumble",
+]
 
-TERMINAL = -1.0
+TERMINAL = -math.inf
 
 
-def drawn(memory: Tensor, uniform: Tensor, normal: Tensor, width: float) -> Tensor:
+def drawn(memory: Tensor, slots: Tensor, uniform: Tensor, normal: Tensor, width: float) -> Tensor:
     """Run length F and share CR of coordinates for each forager.
 
     Args:
         memory: what run lengths and what shares succeeded, (2, H); a share of `TERMINAL` is 0 for ever.
-        uniform: two numbers in [0, 1) for each of n foragers, (2, n).
-        normal: a standard normal number for each, (n,).
+        slots: which memory each of n foragers takes, (n,).
+        uniform: a number in [0, 1) for each, (n,).
+        normal: two standard normal numbers for each, of which the second is used, (2, n); changed.
         width: scale of both distributions.
 
     Returns:
         F from a Cauchy distribution cut to (0, inf) and then to at most 1, and CR in [0, 1]: (2, n).
     """
-    length, share = memory.index_select(1, (uniform[0] * memory.shape[1]).long())
+    centre = memory.index_select(1, slots)
     # A Cauchy number drawn again until it is positive is one from the upper part of its distribution function.
-    least = torch.atan(length / -width)
-    length = length + width * torch.tan(torch.lerp(least, torch.full_like(least, math.pi / 2), uniform[1]))
-    share = torch.where(share == TERMINAL, 0.0, share + width * normal)
-    return torch.stack((length, share)).clamp_(1e-9, 1.0)
+    least = (centre[0] * (-1.0 / width)).atan_()
+    normal[0] = torch.addcmul(least, uniform, 0.5 * math.pi - least).tan_()
+    return torch.add(centre, normal, alpha=width).clamp_(1e-9, 1.0)
+
+
+def partners(one: Tensor, two: Tensor, others: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Whose difference each forager adds: one other forager, and another of foragers and archive.
+
+    Args:
+        one: a number in 0 … n - 2 for each of n foragers, (n,).
+        two: a number in 0 … others - 3, (n,).
+        others: n and the filled rows of the archive, of which there are at least 2.
+
+    Returns:
+        r1 and r2, (n,) each: neither is the forager itself, nor are they the same.
+    """
+    me = torch.arange(one.shape[0], device=one.device)
+    one = one + (one >= me)
+    # The two numbers that are left over, both of the archive, stand for the two that may not be.
+    two = two.masked_fill(two == me, others - 1)
+    return one, two.masked_fill_(two == one, others - 2)
+
+
+def chosen(numbers: Tensor, share: Tensor, always: Tensor) -> Tensor:
+    """1 in a share of the coordinates, and in one in any case; 0 in the others.
+
+    Args:
+        numbers: from `Noise.coordinates`, (n, D); changed.
+        share: CR, (n,).
+        always: the one, (n,).
+
+    Returns:
+        (n, D).
+    """
+    dtype = share.dtype
+    if numbers.dtype == torch.int16:
+        share = (share * 65536 - 32768).clamp_(-32768, 32767).to(torch.int16)
+    # Compared in place, numbers become 1 and 0 of their own type; a mask of bool costs ten times as much to make and to use.
+    ones = numbers.lt_(share.unsqueeze(1)).to(dtype)
+    return ones.scatter_(1, always.unsqueeze(1), 1.0)
 
 
 def social_tumble(
     positions: Tensor,
-    archive: Tensor,
-    held: float | Tensor,
-    order: Tensor,
+    pool: Tensor,
+    best: Tensor,
+    one: Tensor,
+    two: Tensor,
     length: Tensor,
-    share: Tensor,
-    choice: Tensor,
-    coordinates: Tensor,
-    best_share: float,
+    chosen: Tensor,
 ) -> Tensor:
-    """D = F (x_pbest - x + x_r1 - x_r2) in some coordinates, at least in one.
+    """D = F (x_pbest - x + x_r1 - x_r2) in the chosen coordinates.
 
     Args:
-        positions: x, (n, D), n at least 4.
-        archive: where improved foragers came from, (A, D).
-        held: how many rows of the archive are filled.
-        order: the foragers from the best to the worst, (n,).
+        positions: x, (n, D).
+        pool: foragers and archive, (n + A, D).
+        best: pbest, (n,).
+        one: r1, (n,).
+        two: r2, in the pool, (n,).
         length: F, (n,).
-        share: CR, (n,).
-        choice: four numbers in [0, 1) for each forager: pbest, r1, r2, the one coordinate, (4, n).
-        coordinates: a number in [0, 1) for each coordinate, (n, D).
-        best_share: of the foragers that pbest is drawn from.
+        chosen: 1 or 0 for each coordinate, (n, D); changed.
 
     Returns:
         d, (n, D).
     """
-    count, dimensions = positions.shape
-    me = torch.arange(count, device=positions.device)
-    best = order[(choice[0] * max(2, round(best_share * count))).long()]
-    one = (choice[1] * (count - 1)).long()
-    one = one + (one >= me)
-    # r2 among foragers and archive, other than both: the free places are numbered around the two taken ones.
-    two = (choice[2] * (count - 2 + held)).long()
-    two = two + (two >= torch.minimum(me, one))
-    two = two + (two >= torch.maximum(me, one))
-    pool = torch.cat((positions, archive))
-    direction = positions.index_select(0, best) - positions
-    direction += positions.index_select(0, one)
-    direction -= pool.index_select(0, two)
-    direction *= length.unsqueeze(1)
-    kept = coordinates < share.unsqueeze(1)
-    kept.scatter_(1, (choice[3] * dimensions).long().unsqueeze(1), True)
-    return direction.mul_(kept)
+    direction = positions.index_select(0, best).sub_(positions)
+    direction.add_(positions.index_select(0, one)).sub_(pool.index_select(0, two))
+    return direction.mul_(chosen.mul_(length.unsqueeze(1)))
 
 
 def inside(points: Tensor, positions: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Points with every coordinate that left the bounds half way between where it was and the bound.
 
     Args:
-        points: (n, D).
+        points: (n, D); changed.
         positions: where they came from, inside, (n, D).
         low: (D,).
         high: (D,).
@@ -96,8 +126,13 @@ def inside(points: Tensor, positions: Tensor, low: Tensor, high: Tensor) -> Tens
     Returns:
         (n, D).
     """
-    points = torch.where(points < low, 0.5 * (positions + low), points)
-    return torch.where(points > high, 0.5 * (positions + high), points)
+    return half_way(points, points.clamp(low, high), positions)
+
+
+def half_way(points: Tensor, clamped: Tensor, positions: Tensor) -> Tensor:
+    """`inside` for points of which `clamped` is known, (n, D): that is changed, and returned; `points` are changed too."""
+    # A product with 0 and 1: choosing by a mask of bool costs many times as much on a CPU.
+    return clamped.addcmul_(positions - clamped, points.ne_(clamped), value=0.5)
 
 
 def learnt(memory: Tensor, slot: Tensor, used: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,17 +181,46 @@ def archived(archive: Tensor, held: Tensor, positions: Tensor, left: Tensor, cha
     return torch.where(taken, positions.index_select(0, source), archive), (held + count).clamp(max=room)
 
 
-def archived_few(archive: Tensor, held: Tensor, left: Tensor, chance: float) -> None:
+def archived_few(archive: Tensor, held: int, left: Tensor, chance: float) -> int:
     """`archived` in place, where the host knows which positions were left.
 
     Args:
         archive: (A, D); changed.
-        held: (), changed.
+        held: how many rows are filled.
         left: the positions, (k, D), k <= A.
         chance: a number in [0, 1).
+
+    Returns:
+        How many rows are filled then.
     """
-    room, count, filled = archive.shape[0], left.shape[0], int(held)
-    start = filled if filled < room else int(chance * room)
-    slots = torch.arange(start, start + count, device=archive.device).remainder_(room)
-    archive.index_copy_(0, slots, left)
-    held.fill_(min(room, filled + count))
+    room, count = archive.shape[0], left.shape[0]
+    start = held if held < room else int(chance * room)
+    first = min(count, room - start)
+    archive[start : start + first] = left[:first]
+    if first < count:
+        archive[: count - first] = left[first:]
+    return min(room, held + count)
+
+
+def learnt_few(memory: Tensor, slot: int, used: Tensor, gain: Tensor, total: float) -> int:
+    """`learnt` in place, where the host knows who succeeded.
+
+    Args:
+        memory: (2, H); changed.
+        slot: which one is next.
+        used: F and CR of the k that succeeded, (2, k).
+        gain: of each, float64, (k,).
+        total: the sum of it.
+
+    Returns:
+        The next slot.
+    """
+    if not total > 0:
+        return slot
+    wide = used.to(gain.dtype)
+    length, share = (wide @ gain).tolist()
+    length_square, share_square = (wide.square() @ gain).tolist()
+    old = memory.select(1, slot)
+    terminal = share <= 2e-9 * total or old[1].item() == TERMINAL
+    old.copy_(memory.new_tensor((length_square / length, TERMINAL if terminal else share_square / share)))
+    return (slot + 1) % memory.shape[1]

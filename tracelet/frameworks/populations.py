@@ -1,0 +1,110 @@
+"""What is recorded of a population optimizer: best fitness, diversity and loss of every step, and what it was set to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from tracelet.core import contents
+from tracelet.core.labels import MEASURED
+from tracelet.core.metrics import MetricType
+from tracelet.guard import say
+
+if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
+
+__all__ = ["Listener"]
+
+_ALWAYS: Final[Mapping[str, MetricType]] = {
+    "best_fitness": MetricType.FITNESS,
+    "population_diversity": MetricType.DIVERSITY,
+    "loss": MetricType.LOSS,
+}
+_WITH_THEM: Final = ("population_size", "evaluations")  # in the metadata of each
+_FLAGS: Final[Mapping[str, str]] = {
+    "diversity_collapsed": "the population has collapsed onto one point: it has converged, or needs more dispersal "
+    "(elim_prob) or longer steps",
+    "mostly_nonfinite": "more than half of the population has a fitness that is NaN or infinite; look at the objective, the "
+    "bounds and the step size",
+}
+_TYPES: Final[Mapping[str, MetricType]] = {
+    "mean_fitness": MetricType.FITNESS,
+    "std_fitness": MetricType.FITNESS,
+    "population_diversity_normalised": MetricType.DIVERSITY,
+}
+_FLAGS_EVERY: Final = 10  # records; they are a third of the work
+_MOST_VALUES: Final = 1 << 16  # of a population, in a histogram; of a larger one every n-th
+
+
+class Listener:
+    """Records one optimizer in one run.
+
+    Args:
+        run: the run.
+        name: the optimizer's, in the names of its metrics.
+        every: steps between two records.
+        status: record all numbers of its status.
+        histogram_every: steps between two histograms; 0 for none.
+    """
+
+    def __init__(self, run: Experiment, name: str, every: int, status: bool, histogram_every: int) -> None:
+        self._run = run
+        self._prefix = f"optim/{name}"
+        self._every = every
+        self._status = status
+        self._histogram_every = histogram_every
+        self._steps = 0
+        self._records = 0
+
+    def stepped(self, optimizer: Any) -> None:
+        """A step may be over: record it, once. Reads from the device once, and only what is recorded."""
+        steps = optimizer.steps
+        if steps == self._steps:  # a hook fired again; or the search is over
+            return
+        if self._steps == 0:
+            self._run.log_params(_settings(optimizer, self._prefix))
+        self._steps = steps
+        if (steps - 1) % self._every == 0:
+            self._record(optimizer, steps)
+        if self._histogram_every and (steps - 1) % self._histogram_every == 0:
+            self._record_population(optimizer, steps)
+
+    def _record(self, optimizer: Any, steps: int) -> None:
+        status = optimizer.status
+        flags = _FLAGS if self._records % _FLAGS_EVERY == 0 else {}
+        self._records += 1
+        values = dict(status) if self._status else status.read(*_ALWAYS, *flags, *_WITH_THEM)
+        metadata = {name: int(values[name]) for name in _WITH_THEM}
+        for name, kind in _ALWAYS.items():
+            self._run.record_measured(f"{self._prefix}/{name}", values[name], kind, steps, metadata)
+        if self._status:
+            for name in values.keys() - _ALWAYS.keys() - {"steps"}:
+                kind = _TYPES.get(name, MetricType.SCALAR)
+                self._run.record_measured(f"{self._prefix}/{name}", values[name], kind, steps, {})
+        for flag, meaning in flags.items():
+            if values[flag]:
+                say(f"{self._prefix}, step {steps}: {meaning}", key=f"{self._run.id} {self._prefix} {flag}")
+
+    def _record_population(self, optimizer: Any, steps: int) -> None:
+        values = optimizer.population.flatten()
+        sampled = -(-values.numel() // _MOST_VALUES)
+        finite = values[::sampled].float().cpu()
+        if not finite.isfinite().any():
+            return
+        content = contents.histogram(finite, "tensorflow")
+        if sampled > 1:
+            content = content._replace(metadata={**content.metadata, "every_nth_value": sampled})
+        self._run.record_media(f"{self._prefix}/population", MetricType.HISTOGRAM, content, steps, None, MEASURED)
+
+
+def _settings(optimizer: Any, prefix: str) -> dict[str, Any]:
+    """Class, defaults and param groups, as parameters of the run."""
+    kind, groups = type(optimizer), optimizer.param_groups
+    said = {"class": f"{kind.__module__}.{kind.__qualname__}", "dimensions": optimizer.best_params.numel()}
+    said |= dict(optimizer.defaults)
+    for number, group in enumerate(groups if len(groups) > 1 else ()):
+        said[f"group.{number}/dimensions"] = sum(parameter.numel() for parameter in group["params"])
+        for name, value in group.items():
+            if name not in ("params", "param_names") and value != optimizer.defaults.get(name, value):
+                said[f"group.{number}/{name}"] = value
+    return {f"{prefix}/{name}": value for name, value in said.items()}
