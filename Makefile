@@ -17,6 +17,8 @@ ARGS ?=
 # What would make pip install elsewhere or something else, or Python find other packages. Where pip looks is the machine's affair.
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS PIP_NO_BINARY PIP_DRY_RUN
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Some containers set it. The tests start thousands of Pythons, and each would compile what it imports of the packages.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Downloads take minutes: people see them go on.
 QUIET := $(if $(CI),--quiet)

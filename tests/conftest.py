@@ -15,11 +15,14 @@ import pytest
 
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import end_all_of, mounted, stop_collector
-from tests.support.spine import Spine
+from tests.support.spine import Spine, shared_home
 
-# Under nohup a hangup is ignored, and every process that a test starts would inherit that.
+# Under nohup a hangup is ignored, behind a shell's `&` an interrupt, and every process that a test starts would inherit that.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,6 +67,22 @@ def spine(home: Path, tmp_path: Path) -> Spine:
     """A home and an MLflow store of their own."""
     MlflowStore.fresh(tmp_path)
     return Spine(home, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _shared_home() -> Iterator[Path]:
+    with shared_home() as home:
+        yield home
+
+
+@pytest.fixture
+def shared_spine(_shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spine]:
+    """A store of their own in a home that the tests of this process share: its collector and its MLflow worker are warm."""
+    monkeypatch.setenv("TRACELET_HOME", str(_shared_home))
+    MlflowStore.fresh(tmp_path)
+    others = Spine(_shared_home, tmp_path).status().runs
+    yield Spine(_shared_home, tmp_path, frozenset(run.run_id for run in others))
+    end_all_of(_shared_home)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def serve(home: Path, idle: float, listen: str | None, delivery: DeliveryMaker |
         The exit code: 0, also when another collector serves the home already; 1 when it could not serve.
     """
     os.umask(0o077)
+    # Who starts a collector may have signals blocked, as `tracelet run` has when one of them has come, and a mask is inherited:
+    # SIGTERM would end neither this process nor its workers.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Before gRPC is imported. It is not to be prepared for forks (the workers are started by exec), and not to be told what
     # an unreadable frame from somebody else's probe was: the journal tells what matters.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

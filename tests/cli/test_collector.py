@@ -265,7 +265,7 @@ def test_collector_in_the_foreground(spine: Spine, tmp_path: Path) -> None:
         second = tracelet("collector", cwd=tmp_path, environment={"TRACELET_HOME": str(home)})
         assert second.returncode == 0  # another one serves
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert not (home / "endpoint.json").exists()
 
 

@@ -94,7 +94,7 @@ def test_nothing_heavy_is_imported(home: Path, tmp_path: Path) -> None:
 def bare_python(tmp_path: Path) -> Path:
     """A Python that has what tracelet needs, and neither torch nor a tracker."""
     folder = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=180)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "tracelet.pth").write_text(f"{ROOT}\n{ROOT / 'server'}\n")
     have = Path(sysconfig.get_paths()["purelib"])
@@ -107,7 +107,7 @@ def bare_python(tmp_path: Path) -> Path:
 
 def test_without_torch_a_tracker_or_wrapt(home: Path, tmp_path: Path, bare_python: Path) -> None:
     command = [str(bare_python), "-c", "from tracelet.cli import main; main()", "doctor", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 1, done.stderr
     found = {f["subject"]: f for f in json.loads(done.stdout)["findings"]}
     assert found["torch"]["text"] == "not installed"
@@ -351,7 +351,7 @@ def test_a_trial_tells_what_is_patched_and_by_whom(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)

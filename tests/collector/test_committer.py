@@ -27,7 +27,7 @@ class SlowLog(SqliteLog):
         self.groups: list[int] = []
 
     def append(self, batches: Sequence[Append]) -> list[int | SequenceGap]:
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         self.groups.append(len(batches))
         if any(append.batch is not None and append.batch.count == 13 for append in batches):
             raise OverflowError("choked")

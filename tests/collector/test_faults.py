@@ -146,11 +146,11 @@ def test_a_full_disk_is_a_pause(serve: Serve, disk: Path) -> None:
 
     health = health_pb2_grpc.HealthStub(collector.channel)
     sick = health_pb2.HealthCheckResponse.NOT_SERVING
-    until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == sick)
+    until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == sick)
 
     os.ftruncate(hog, 0)
     os.close(hog)
     assert send_until_broken(collector, run, 2 * end, luck) == (2 * end, "done")
     assert collector.kept(run.run_id) == list(range(1, 2 * end))
-    until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=10).status != sick)
+    until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status != sick)
     assert collector.terminate() == 0

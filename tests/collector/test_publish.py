@@ -257,7 +257,7 @@ def test_health_is_served(collector: CollectorProcess) -> None:
 
     health = health_pb2_grpc.HealthStub(collector.channel)
     for name in ("", "tracelet.proto.v1.Collector"):
-        said = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+        said = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
         assert said.status == health_pb2.HealthCheckResponse.SERVING
 
 

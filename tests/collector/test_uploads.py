@@ -128,7 +128,7 @@ class TestUpload:
         elif broken == "an empty chunk":
             frames.append(wire.UploadFrame(chunk=b""))
         with pytest.raises(grpc.RpcError) as refused:
-            list(collector.stub.Upload(iter(frames), timeout=20))
+            list(collector.stub.Upload(iter(frames), timeout=60))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     def test_a_second_upload_waits_for_the_first(self, collector: CollectorProcess) -> None:

@@ -136,7 +136,7 @@ def test_a_script_whose_home_is_on_the_network(remote: Path, tmp_path: Path) -> 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     home = Path(done.stdout.strip())

@@ -73,7 +73,7 @@ def test_one_that_is_read_only(tmp_path: Path) -> None:
             if folder.stat().st_mode & 0o001 == 0:
                 folder.chmod(folder.stat().st_mode | 0o011)
     command = [sys.executable, "-c", code.format(change), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert f"HomeError: cannot use {tmp_path} to keep records: Permission denied" in done.stderr
 
 

@@ -247,7 +247,10 @@ def test_a_dead_writer_does_not_end_a_run_that_goes_on(home: Path) -> None:
         assert here.status("run") == "finished"
 
 
-def test_a_run_that_goes_on_runs_again_in_mlflow(spine: Spine, monkeypatch: pytest.MonkeyPatch, run_id: str) -> None:
+def test_a_run_that_goes_on_runs_again_in_mlflow(
+    shared_spine: Spine, monkeypatch: pytest.MonkeyPatch, run_id: str
+) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging(run_id=run_id) as run:
         run.log_metric("a", 1, 1)
@@ -440,8 +443,9 @@ def test_a_collector_that_hangs_costs_a_moment(home: Path, monkeypatch: pytest.M
 def test_a_forked_process_asks_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "grpc_is_lost", lambda: True)
     (home / "endpoint.json").write_text("{}")
+    before = set(threading.enumerate())  # with that of a test which got no answer
     assert identity.find(home, "r", "auto") is None
-    assert "tracelet-asking" not in {thread.name for thread in threading.enumerate()}
+    assert "tracelet-asking" not in {thread.name for thread in set(threading.enumerate()) - before}
     assert sys.modules
     assert not list(SpoolDirectory.under(home))
 

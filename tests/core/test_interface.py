@@ -21,7 +21,7 @@ from tracelet_collector.status import read_offline
 
 import tracelet
 from tests.support.clients import Client, client
-from tests.support.processes import collector_pid, until
+from tests.support.processes import collector_pid, stop_collector, until
 from tests.support.spine import Spine
 from tracelet.core import active, targets
 from tracelet.core.metrics import Params
@@ -62,7 +62,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()
-    thread.join(30)
+    thread.join(60)
     return found[0]
 
 
@@ -70,10 +70,11 @@ class TestArguments:
     """Resolved for real; a run that is not stopped in order has no worker."""
 
     @pytest.fixture(autouse=True)
-    def _no_stray_run(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def _no_stray_run(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
         yield
         stop_all()
+        stop_collector(tmp_path)  # where a test makes that its home
 
     def start(self, **arguments: Any) -> tracelet.Experiment:
         return tracelet.start_logging(**arguments)
@@ -234,12 +235,12 @@ def test_runs_in_threads_are_kept_apart(here: Client) -> None:
 
     def trial(name: str) -> None:
         run = tracelet.start_logging(exp_name=name)
-        gate.wait(30)
+        gate.wait(60)
         for step in range(100):
             active_run = tracelet.get_active_experiment()
             assert active_run is run
             active_run.log_metric("a", step, step)
-        gate.wait(30)
+        gate.wait(60)
         tracelet.stop_logging()
         assert tracelet.get_active_experiment() in (None, *active.running())
 
@@ -285,14 +286,14 @@ def test_a_run_that_ends_does_not_take_the_patches_from_one_that_begins(
     tracelet.start_logging(exp_name="ends")
 
     def trial() -> None:
-        taking_off.wait(30)
+        taking_off.wait(60)
         tracelet.start_logging(exp_name="begins")
         begun.set()
 
     thread = threading.Thread(target=trial)
     thread.start()
     tracelet.stop_logging()
-    thread.join(30)
+    thread.join(60)
     assert on == [True, False, True]
     tracelet.stop_logging()
 
@@ -400,13 +401,14 @@ def test_two_threads_stop_one_run(here: Client) -> None:
         other = threading.Thread(target=tracelet.stop_logging)
         other.start()
         tracelet.stop_logging()
-        other.join(30)
+        other.join(60)
         assert here.status(f"stopped twice {n}") == "finished"
         assert here.points(f"stopped twice {n}", "a") == [(n, float(n))]
 
 
 @pytest.mark.parametrize("wait", ["delivered", 60])
-def test_waiting_for_the_tracker(spine: Spine, monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
+def test_waiting_for_the_tracker(shared_spine: Spine, monkeypatch: pytest.MonkeyPatch, wait: Any) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging(exp_name="delivered") as run:
         run.log_metric("a", 1.5, 3)

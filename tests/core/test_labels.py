@@ -154,7 +154,7 @@ def test_a_name_belongs_to_one_writer_and_tag(calls: list[tuple[str, str]], poli
 
 def test_many_threads_agree() -> None:
     table = LabelTable("auto")
-    barrier = threading.Barrier(8, timeout=30)
+    barrier = threading.Barrier(8, timeout=120)
     got: list[list[str]] = [[] for _ in range(8)]
 
     def ask(number: int) -> None:
@@ -166,7 +166,7 @@ def test_many_threads_agree() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert all(answers == got[0] for answers in got)
     assert len(set(got[0])) == 200
 
@@ -236,7 +236,7 @@ def test_processes_at_the_same_time_never_collide(tmp_path: Path) -> None:
         for log_dir, label in answers.get().items():
             assert decided.setdefault(log_dir, label) == label
     for child in children:
-        child.join(30)
+        child.join(60)
         assert child.exitcode == 0
     assert len(decided) == 50
     assert len(set(decided.values())) == 50
@@ -320,7 +320,7 @@ def test_two_threads_do_not_deadlock(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     assert tables[0].decisions() == tables[1].decisions()
     assert len(set(kept.load().labels.values())) == 30

@@ -60,7 +60,8 @@ def test_status_tells_it(tmp_path: Path) -> None:
     assert [backend.link for backend in run.backends] == ["http://x/#/experiments/1/runs/2", ""]
 
 
-def test_a_run_in_a_store(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_a_store(shared_spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    spine = shared_spine
     monkeypatch.setenv("MLFLOW_TRACKING_URI", spine.environment["MLFLOW_TRACKING_URI"])
     with tracelet.start_logging() as run:
         assert (run.url, run.links()) == (None, {})
@@ -104,7 +105,7 @@ def test_no_collector_no_link_and_none_is_started(waiting: RunPlan, home: Path) 
     some = Links()
     assert not some.known(waiting)
     assert some._asking is not None
-    some._asking.join(30)
+    some._asking.join(60)
     assert not some.known(waiting)
     assert not (home / "collector.lock").exists()
 

@@ -312,7 +312,7 @@ def test_a_process_without_them_logs_through_experiment(home: Path, blocked: tup
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -143,7 +143,7 @@ def test_the_collector_dies_with_its_worker_at_work(tmp_path: Path, store: Mlflo
     worker = int(front.stdout.readline())
     until(lambda: store.count() > 500, 60.0)
     front.kill()
-    front.wait(10)
+    front.wait(60)
     assert wait_gone(worker, 10.0), "the worker outlives its collector"
     with Desk(home) as desk:
         desk.until_settled("r1", seconds=90.0)
@@ -412,7 +412,7 @@ def _with_mlflow(folder: Path, at_use: str, at_import: str = "pass") -> Path:
 def _bare(folder: Path) -> Path:
     import google.protobuf
 
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=180)
     (packages,) = folder.glob("lib/python*/site-packages")
     root = Path(__file__).parents[2]
     (packages / "tracelet.pth").write_text(f"{root}\n{root / 'server'}\n")

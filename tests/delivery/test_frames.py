@@ -34,7 +34,7 @@ def ends(tmp_path: Path) -> Any:
     yield WorkerProcess(process, Channel(ours), origin, Patience(export=0.2)), channel
     channel.close()
     process.kill()
-    process.wait(10)
+    process.wait(60)
 
 
 def export(process: WorkerProcess) -> Any:
@@ -65,7 +65,7 @@ def test_a_worker_that_says_so_may_take_longer(ends: Any, said: bool) -> None:
         with pytest.raises(WorkerFailed, match="no answer within"):
             export(process)
         given_up.set()
-    player.join(20)
+    player.join(60)
     assert heard[0]["about"]["parent"] == "p"
     assert heard[0]["about"]["tags"] == {"a": "b"}
     assert heard[0]["run"].keys() == {"run_id", "name", "project", "target", "created"}, "what the first version knows"

@@ -76,7 +76,7 @@ def test_into_a_store(tmp_path: Path) -> None:
     assert (tags["tracelet.parent"], tags["mlflow.parentRunId"]) == ("parent", above["id"])
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_through_a_server(tmp_path: Path, serve: Callable[[MlflowStore, int], None]) -> None:
     behind = MlflowStore.fresh(tmp_path / "behind")
     port = free_port()

@@ -35,7 +35,7 @@ class TestFrames:
         sender = threading.Thread(target=ours.send, args=(header, payload))
         sender.start()
         assert theirs.receive(10.0) == (header, payload)
-        sender.join(10.0)
+        sender.join(60.0)
         ours.close()
         theirs.close()
 
@@ -101,8 +101,8 @@ class TestLock:
         successor = threading.Thread(target=wait)
         successor.start()
         holder.kill()
-        assert waited.wait(20.0)
-        successor.join(5.0)
+        assert waited.wait(60.0)
+        successor.join(60.0)
         holder.communicate()
 
 
@@ -217,7 +217,7 @@ def test_a_worker_outlives_no_parent(tmp_path: Path) -> None:
     )
     theirs.close()
     ours.close()
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
 
 
 def test_versions_that_do_not_fit_are_told() -> None:

@@ -48,13 +48,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[[MlflowStore, int], None]]:
     for server in started:
         os.killpg(server.pid, signal.SIGTERM)
         try:
-            server.wait(15)
+            server.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
-            server.wait(5)
+            server.wait(60)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_server_that_is_down_and_then_up(
     tmp_path: Path, serve: Callable[[MlflowStore, int], None], capfd: pytest.CaptureFixture[str]
 ) -> None:

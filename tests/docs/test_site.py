@@ -13,7 +13,7 @@ import pytest
 from tests.support.pages import ROOT
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_site_builds_strictly(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
@@ -21,7 +21,7 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=450,
         check=False,
     )
     assert built.returncode == 0, built.stderr

@@ -41,7 +41,7 @@ def test_rounds_of_a_test_are_one_row(tmp_path: Path) -> None:
         env={**os.environ, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 1, done.stdout

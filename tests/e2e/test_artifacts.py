@@ -147,7 +147,7 @@ def log_and_kill(spine: Spine, size: int, seed: int, *more: str) -> None:
         assert script.wait(300) == 0, (spine.folder / "stderr").read_text()
     finally:
         script.kill()
-        script.wait(10)
+        script.wait(60)
     (run,) = spine.settle(300).runs
     assert (run.durable, run.dropped, run.status) == (101, 0, pb.RUN_STATUS_FINISHED)
     blobs = [path for path in blobs_path(spine.home).rglob("*") if path.is_file()]
@@ -165,7 +165,7 @@ def size_of(path: Path) -> int:
         return -1
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(480)
 def test_a_script_logs_a_file_and_spoils_it(spine: Spine) -> None:
     log_and_kill(spine, 96 * MIB, 3, "spoil")
 
@@ -178,7 +178,7 @@ def test_torture_a_script_logs_1_gib(spine: Spine, torture_seed: int) -> None:
     log_and_kill(spine, 1024 * MIB, torture_seed)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(480)
 def test_an_artifact_of_64_mib(home: Path, tmp_path: Path) -> None:
     upload_and_deliver(home, tmp_path, 64 * MIB, seed=1)
 

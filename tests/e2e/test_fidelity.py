@@ -70,16 +70,23 @@ train.close(); val.close()
 """
 
 
+@pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """What is told here is told of runs, wherever they are."""
+    return shared_spine
+
+
 def bits(value: float) -> bytes:
     return struct.pack("<d", value)
 
 
-def logged(home: Path) -> list[Metric]:
-    """Everything in the collector's log, decoded."""
+def logged(home: Path, run_id: str) -> list[Metric]:
+    """Everything of a run in the collector's log, decoded."""
     found = []
     names: dict[int, dict[int, pb.TagDef]] = {}
     with closing(sqlite3.connect(f"file:{home}/log/tracelet.db?mode=ro", uri=True)) as db:
-        for stream, payload in db.execute("SELECT stream, payload FROM batches ORDER BY lsn"):
+        query = "SELECT stream, payload FROM batches JOIN runs USING (run) WHERE run_id = ? ORDER BY lsn"
+        for stream, payload in db.execute(query, (run_id,)):
             records = codec.decode(pb.Batch.FromString(payload), names.setdefault(stream, {}))
             found += [record for _, record in records if isinstance(record, Metric)]
     return found
@@ -105,7 +112,7 @@ def test_every_scalar_is_exact_in_the_log_and_accounted_in_mlflow(
 ) -> None:
     # The log: value to the last bit, step and wall time, in order for each name.
     by_name: dict[str, list[Metric]] = {}
-    for metric in logged(spine.home):
+    for metric in logged(spine.home, spine.run().run_id):
         by_name.setdefault(metric.name, []).append(metric)
     expected: dict[str, list[tuple[float, int | None, float | None]]] = {}
     for label, tag, value, step, wall in passed:

@@ -47,6 +47,12 @@ writer.close()
 
 
 @pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """What is told here is told of runs, wherever they are."""
+    return shared_spine
+
+
+@pytest.fixture
 def files(spine: Spine) -> dict[str, bytes]:
     (spine.folder / "train.py").write_text(SCRIPT)
     done = tracelet("run", "--project", "media", "train.py", cwd=spine.folder, environment=spine.environment)
@@ -58,7 +64,7 @@ def files(spine: Spine) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(480)
 def test_every_kind_is_there_once(spine: Spine, files: dict[str, bytes]) -> None:
     store = MlflowStore(spine.database)
     expected = {

@@ -333,7 +333,7 @@ class TestStores:
         draft = store.path.parent / ".mlflow.db.draft" / "mlflow.db"
         until(lambda: draft.exists() and draft.stat().st_size > 200_000, 60.0)
         victim.kill()
-        victim.wait(10)
+        victim.wait(60)
         assert not store.path.exists()
         courier_to(store.uri).deliver(point("a", 1.0))
         assert len(store.points()) == 1
@@ -505,7 +505,7 @@ class TestServers:
                     courier.deliver(point("a", 1.0))
             finally:
                 server.shutdown()
-                thread.join(10.0)
+                thread.join(60.0)
         assert "secret" not in str(caught.value)
 
 

@@ -32,6 +32,12 @@ ENDS = {
 }
 
 
+@pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """What is told here is told of runs, wherever they are."""
+    return shared_spine
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_the_end_of_a_run(spine: Spine, end: str) -> None:
     code, exit_code, word = ENDS[end]

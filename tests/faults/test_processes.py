@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import closing
 
 import psutil
@@ -151,10 +150,8 @@ def test_when_no_collector_can_start_the_points_are_kept(spine: Spine) -> None:
     """One line, the exit code untouched, and a later collector takes them."""
     obstacle = spine.home / "log"
     obstacle.write_text("in the way")
-    began = time.monotonic()
     trainer = spine.trainer(500)
-    assert trainer.finish(60) == 0
-    assert time.monotonic() - began < 40
+    assert trainer.finish(20) == 0
     said = trainer.errors.read_text()
     assert said.count("\n") == 1
     assert "kept in" in said

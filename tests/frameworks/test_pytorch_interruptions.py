@@ -199,7 +199,7 @@ def test_a_del_that_logs_in_the_middle_of_a_call(tmp_path: Path, home: Path) -> 
 def test_eight_threads_with_their_own_and_a_shared_writer(tmp_path: Path, home: Path) -> None:
     shared = SummaryWriter(str(tmp_path / "shared"))
     own = [SummaryWriter(str(tmp_path / f"thread{n}")) for n in range(8)]
-    start = threading.Barrier(8, timeout=30)
+    start = threading.Barrier(8, timeout=120)
     failed: list[BaseException] = []
 
     def log(number: int) -> None:

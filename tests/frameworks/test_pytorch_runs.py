@@ -35,7 +35,7 @@ def in_thread(function: Callable[[], Any], context: contextvars.Context | None =
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
     if failed:
         raise failed[0]
@@ -59,7 +59,7 @@ def test_a_plain_thread_belongs_to_the_only_run(writer: SummaryWriter, home: Pat
 
 
 def test_trials_in_threads_record_into_their_own_runs(tmp_path: Path, home: Path) -> None:
-    barrier = threading.Barrier(3, timeout=30)
+    barrier = threading.Barrier(3, timeout=120)
     made: dict[str, Experiment] = {}
     failed: list[BaseException] = []
 

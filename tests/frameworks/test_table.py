@@ -50,7 +50,7 @@ def test_start_logging_works_where_a_library_is_broken(home: Path, tmp_path: Pat
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT / 'server'}", "TRACELET_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -54,7 +54,7 @@ def test_signals_reach_it(tmp_path: Path, number: signal.Signals) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert (output, process.returncode) == ("got\n", 9)
 
 
@@ -64,7 +64,7 @@ def test_a_signal_that_it_does_not_handle_ends_both(tmp_path: Path) -> None:
         pid = int(process.stdout.readline())
         assert pid != process.pid
         process.terminate()
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     assert not lives(pid)
 
 
@@ -105,9 +105,9 @@ def test_it_inherits_what_it_would(tmp_path: Path) -> None:
     os.set_inheritable(writable, True)
     code = f"grep -E '^Sig(Blk|Ign)' /proc/self/status >&{writable}"
     try:
-        plain = subprocess.run(["bash", "-c", code], pass_fds=[writable], check=True, timeout=30)
+        plain = subprocess.run(["bash", "-c", code], pass_fds=[writable], check=True, timeout=120)
         expected = os.read(readable, 4096)
-        subprocess.run([TRACELET, "run", "bash", "-c", code], pass_fds=[writable], check=True, timeout=30)
+        subprocess.run([TRACELET, "run", "bash", "-c", code], pass_fds=[writable], check=True, timeout=120)
         assert os.read(readable, 4096) == expected
         assert plain.returncode == 0
     finally:

@@ -215,7 +215,7 @@ def test_signals_reach_the_script_itself(tmp_path: Path, number: signal.Signals,
             assert process.stdout is not None
             assert int(process.stdout.readline()) == process.pid
             os.kill(process.pid, number)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
             ends.append((process.returncode, errors.splitlines()[-1:]))
     assert ends[0] == ends[1]
     assert ends[1][0] == (number + 40 if handled else -number)

@@ -121,7 +121,7 @@ def test_while_every_fsync_fails_nothing_is_acked(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(ROOT)
     db = tmp_path / "log" / "tracelet.db"
     strace = [strace_or_skip(), "-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", *failing_fsyncs(20, "")]
-    done = subprocess.run([*strace, *writer(db, 50)], capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run([*strace, *writer(db, 50)], capture_output=True, text=True, timeout=240, check=False)
     assert "it never went on" in done.stderr
     last_ack, first_failure = done.stdout.rindex("ACK"), done.stdout.index("FAILED")
     assert last_ack < first_failure
@@ -138,7 +138,7 @@ def test_files_that_may_not_grow_are_a_pause(tmp_path: Path, monkeypatch: pytest
         resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, resource.RLIM_INFINITY))
 
     done = subprocess.run(
-        writer(db, 120, "grow"), capture_output=True, text=True, timeout=90, check=False, preexec_fn=limited
+        writer(db, 120, "grow"), capture_output=True, text=True, timeout=240, check=False, preexec_fn=limited
     )
     assert done.stdout.count("FAILED") >= 3, done.stderr
     assert acked(done.stdout) == 120 * EACH

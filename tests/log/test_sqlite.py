@@ -258,7 +258,7 @@ def test_readers_do_not_wait_for_the_writer(log: SqliteLog) -> None:
     with log._handle.lock, log._handle.transaction() as db:
         db.execute("UPDATE runs SET durable = 99")
         threading.Thread(target=lambda: log.overview() and read.set()).start()
-        assert read.wait(10)
+        assert read.wait(60)
         assert log.runs()[0].durable == 9
         db.execute("UPDATE runs SET durable = 9")
 

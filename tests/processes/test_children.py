@@ -248,7 +248,7 @@ import subprocess
 run = tracelet.start_logging(exp_name="starts a launcher")
 show = "import json, os, sys; json.dump({{k: v for k, v in os.environ.items() if k.startswith('TRACELET_RUN_')}}, sys.stderr)"
 words = [{TRACELET!r}, "run", "-c", show]
-told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stderr)
+told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True, timeout=180).stderr)
 tell([run.id, os.getpid(), told])
 """
     )

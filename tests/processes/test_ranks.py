@@ -47,7 +47,7 @@ def told(
     if shell or launcher:
         command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     environment = {} if launcher else variables
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
     me, run_id = json.loads(done.stdout)
     return me, run_id
 
@@ -119,7 +119,7 @@ def test_a_shell_may_stand_between_but_no_python(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     me, run_id = json.loads(done.stdout)
@@ -130,7 +130,7 @@ def test_a_rank_that_the_script_made_shares_no_id(tmp_path: Path) -> None:
     """It sets the variables in its own processes, perhaps for one training after the other."""
     done = subprocess.run(
         [sys.executable, "-c", "import os; os.environ.update(RANK='0', WORLD_SIZE='2')" + SAY],
-        env={}, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True,
+        env={}, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     me, run_id = json.loads(done.stdout)
     assert (me["rank"], run_id) == (0, "")

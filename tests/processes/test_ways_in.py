@@ -126,7 +126,7 @@ def test_python_without_a_home(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert (done.stdout, done.stderr) == ("done\n", "")

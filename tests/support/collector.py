@@ -35,7 +35,7 @@ class CollectorProcess:
 
     Args:
         home: tracelet's home; a short path is not needed.
-        options: of the command line.
+        options: of the command line; by default it stays, however long nobody needs it.
         wrapper: a command to run it under.
         environment: added to the test's own.
         program: what to run instead of `-m tracelet_collector`.
@@ -52,6 +52,8 @@ class CollectorProcess:
         ready: bool = True,
     ) -> None:
         self.home = home
+        if "--idle" not in options:
+            options = (*options, "--idle", "3600")  # no test is to take its end for the one that it waits for
         self._said = home.with_name(f"{home.name}-{os.urandom(4).hex()}.err")
         with self._said.open("wb") as output:
             self.process = subprocess.Popen(
@@ -82,7 +84,7 @@ class CollectorProcess:
     def _is_wrapped(self) -> bool:
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # gone before the opening, or after it
             return False
         return str(self.pid) in children
 
@@ -117,7 +119,7 @@ class CollectorProcess:
 
     def status(self, run_id: str = "") -> wire.StatusReply:
         """What it says of itself."""
-        return self.stub.Status(wire.StatusRequest(run_id=run_id), timeout=20)
+        return self.stub.Status(wire.StatusRequest(run_id=run_id), timeout=60)
 
     def open(self, run: wire.RunSpec, writer: wire.WriterSpec, **versions: object) -> WireStream:
         """A stream that has said its Hello."""
@@ -146,11 +148,11 @@ class CollectorProcess:
     def kill(self) -> None:
         """Signal 9."""
         os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         wait_gone(self.pid, 10)
         self._close_channel()
 
-    def terminate(self, seconds: float = 20.0) -> int:
+    def terminate(self, seconds: float = 60.0) -> int:
         """SIGTERM; its exit code."""
         os.kill(self.pid, signal.SIGTERM)
         code = self.process.wait(seconds)
@@ -188,7 +190,7 @@ class WireStream:
         publish = channel.stream_stream(
             "/tracelet.proto.v1.Collector/Publish", response_deserializer=wire.ServerFrame.FromString
         )
-        self._call = publish(iter(self._out.get, None), timeout=60)
+        self._call = publish(iter(self._out.get, None), timeout=240)
         self.acked = -1
         threading.Thread(target=self._receive, daemon=True).start()
 
@@ -228,7 +230,7 @@ class WireStream:
         self._call.cancel()
         self._out.put(None)
 
-    def next(self, seconds: float = 20.0) -> wire.ServerFrame | None:
+    def next(self, seconds: float = 60.0) -> wire.ServerFrame | None:
         """The next answer; None: the stream is over.
 
         Raises:

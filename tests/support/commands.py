@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.processes import BUSY
+
 TRACELET = str(Path(sys.executable).parent / "tracelet")
 BIN = str(Path(sys.executable).parent)
 
@@ -28,7 +30,7 @@ def run(
         input=given,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=seconds * BUSY,
         check=False,
     )
 

@@ -75,7 +75,7 @@ def dead_disk(pid: int) -> Iterator[None]:
             yield
         finally:
             strace.terminate()  # it lets go of the process
-            strace.wait(20)
+            strace.wait(60)
 
 
 @dataclass(order=True)
@@ -96,7 +96,7 @@ def traced(command: Sequence[str], folder: Path, options: Sequence[str] = ()) ->
     folder.mkdir()
     strace = [strace_or_skip(), "-ff", "-y", "-xx", "-s", "10000000", "-ttt", "-T", "-o", str(folder / "trace")]
     done = subprocess.run(
-        [*strace, "-e", f"trace={CALLS}", *options, *command], capture_output=True, text=True, check=False, timeout=90
+        [*strace, "-e", f"trace={CALLS}", *options, *command], capture_output=True, text=True, check=False, timeout=240
     )
     calls = [call for path in folder.glob("trace.*") for call in _parse(path)]
     assert done.stdout, done.stderr

@@ -40,7 +40,7 @@ def fuse(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-        server.join(10)
+        server.join(60)
         os.close(device)
 
 

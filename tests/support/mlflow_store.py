@@ -58,7 +58,7 @@ class MlflowStore:
     def _all(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
-        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=20)) as db:
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=60)) as db:
             return db.execute(query, arguments).fetchall()
 
     def points(self, key: str | None = None) -> list[Stored]:
@@ -129,7 +129,7 @@ def _template() -> Path:
                     cwd=scratch,
                     check=True,
                     capture_output=True,
-                    timeout=110,
+                    timeout=240,
                     env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
                 )
                 (Path(scratch) / "mlflow.db").rename(template)

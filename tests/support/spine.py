@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
+import tempfile
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import collector_pid, until
+from tests.support.processes import BUSY, collector_pid, end_all_of, stop_collector, until
 from tests.support.trainers import PLAIN, Trainer
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.transport import local
-from tracelet.transport.wait import status, wait_delivered
+from tracelet.transport.wait import missing, status, wait_delivered
+
+_IDLE = 600.0  # of the collector of a home that is shared: longer than what lies between two tests that use it
 
 
 @dataclass(frozen=True)
 class Spine:
-    """A home and a store of their own.
+    """A home, perhaps shared, and a store of their own.
 
     Attributes:
         home: TRACELET_HOME.
         folder: working directory of the scripts; `mlflow.db` lies in it.
+        others: ids of runs in the home that are none of this test's.
     """
 
     home: Path
     folder: Path
+    others: frozenset[str] = frozenset()
 
     @property
     def database(self) -> Path:
@@ -44,8 +51,11 @@ class Spine:
         return Trainer(self.folder, self.environment | environment, steps, pace, script)
 
     def status(self) -> wire.StatusReply:
-        """What the running collector says."""
-        return status(local.ensure(self.home, 10.0).address)
+        """What the running collector says; of this test's runs only."""
+        reply = status(local.ensure(self.home, 60.0).address, timeout=60.0)
+        for run in [run for run in reply.runs if run.run_id in self.others]:
+            reply.runs.remove(run)
+        return reply
 
     def run(self) -> wire.RunState:
         """The only run."""
@@ -53,9 +63,12 @@ class Spine:
         return run
 
     def settle(self, seconds: float = 90.0) -> wire.StatusReply:
-        """Wait until everything is delivered, and check the books."""
-        missing = wait_delivered(self.home, timeout=seconds)
-        assert not missing, missing
+        """Wait until everything of this test is delivered, and check the books."""
+        if self.others:
+            until(lambda: not missing(self.status()), seconds, "everything is delivered")
+        else:
+            lacking = wait_delivered(self.home, timeout=seconds * BUSY)
+            assert not lacking, lacking
         reply = self.status()
         for run in reply.runs:
             for b in run.backends:
@@ -80,11 +93,28 @@ class Spine:
 
     def stored(self, key: str = "train/loss") -> Counter[tuple[int, float]]:
         """Rows of a metric in MLflow: how often each (step, value) is there."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as db:
             rows = db.execute("SELECT step, value FROM metrics WHERE key = ?", (key,)).fetchall()
         return Counter((step, value) for step, value in rows)
 
     def tracked(self) -> list[str]:
         """Statuses of the runs in MLflow."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as db:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as db:
             return [row[0] for row in db.execute("SELECT status FROM runs")]
+
+
+@contextmanager
+def shared_home() -> Iterator[Path]:
+    """A home whose collector, and MLflow worker, stay warm from one test to the next.
+
+    To start both takes seconds. It is for tests that are about what arrives, not about the collector's life, nor about what
+    a home has in it: there are others' runs. A test that kills the collector does no harm: the next one starts another.
+    """
+    home = Path(tempfile.mkdtemp(prefix="tlt-"))
+    local.ensure(home, 60.0, idle=_IDLE)
+    try:
+        yield home
+    finally:
+        stop_collector(home)
+        end_all_of(home)
+        shutil.rmtree(home, ignore_errors=True)

@@ -93,7 +93,7 @@ class Stage(service.CollectorServicer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._endpoint.unlink(missing_ok=True)
-        self._server.stop(None).wait(5)
+        self._server.stop(None).wait(60)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property

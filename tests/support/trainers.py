@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.processes import BUSY
+
 ROOT = Path(__file__).parents[2]
 
 # Logs `steps` points, tells through a file how many calls have returned, and stops. Knows no torch.
@@ -55,9 +57,9 @@ class Trainer:
     def kill(self) -> int:
         """Kill it with signal 9; how many calls had returned."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
         return self.returned
 
     def finish(self, seconds: float) -> int:
         """Wait for its end; the exit code."""
-        return self.process.wait(seconds)
+        return self.process.wait(seconds * BUSY)

@@ -35,7 +35,7 @@ class Upload:
         self._out.put(
             wire.UploadFrame(open=wire.UploadFrame.Open(sha256=bytes.fromhex(sha256), size=size, run_id=run_id))
         )
-        self._call = service.CollectorStub(channel).Upload(iter(self._out.get, None), timeout=60)
+        self._call = service.CollectorStub(channel).Upload(iter(self._out.get, None), timeout=240)
 
     def reply(self) -> wire.UploadReply:
         """The next answer.
@@ -106,11 +106,11 @@ def upload_file(channel: grpc.Channel, path: Path, sha256: str, chunk: int = 512
     def frames() -> Iterator[wire.UploadFrame]:
         yield wire.UploadFrame(open=wire.UploadFrame.Open(sha256=bytes.fromhex(sha256), size=size, run_id="r"))
         with path.open("rb") as file:
-            file.seek(offsets.get(timeout=60))
+            file.seek(offsets.get(timeout=240))
             while piece := file.read(chunk):
                 yield wire.UploadFrame(chunk=piece)
 
-    replies = service.CollectorStub(channel).Upload(frames(), timeout=600)
+    replies = service.CollectorStub(channel).Upload(frames(), timeout=2400)
     first = next(replies)
     offsets.put(first.offset)
     if not first.done:

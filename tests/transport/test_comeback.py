@@ -35,7 +35,7 @@ def test_it_goes_on_and_nothing_is_lost(
             run.log_metric("a", step, step)
         until(lambda: run.progress()[1] >= 11)
         monkeypatch.setattr(Sender, "_carry", later)
-    waits.wait(30)
+    waits.wait(60)
     assert run._recorder is not None
     run._recorder.spool._free_lock()
     with CollectorProcess(home):

@@ -93,7 +93,7 @@ def test_many_threads_at_once(home: Path) -> None:
         gate = threading.Barrier(6)
 
         def keep(attempt: int = attempt, gate: threading.Barrier = gate) -> None:
-            gate.wait(10)
+            gate.wait(60)
             try:
                 credentials.keep(home, {"A": str(attempt)})
             except OSError as error:
@@ -103,7 +103,7 @@ def test_many_threads_at_once(home: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
     assert failed == []
     assert len(list((home / "credentials").iterdir())) == 20
 

@@ -5,27 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.clients import Client, client
-from tests.support.processes import collector_pid
+from tests.support.processes import collector_pid, wait_gone
 from tracelet.errors import CollectorError
 from tracelet.transport import local
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Client]:
-    with client() as one:
-        yield one
-
 
 SAID = {"pid": 1, "version": "0.1.0", "address": "unix:{home}/a.sock", "wire": [1, 0]}
 
@@ -73,12 +65,31 @@ def test_many_threads_start_one(home: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(60)
     assert len(found) == 8
     assert {endpoint.pid for endpoint in found} == {collector_pid(home)}
 
 
-def test_it_has_nothing_of_the_script(shared: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_that_is_killed_before_anybody_has_found_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another is started at once; whoever waits does not wait in vain."""
+    find, seen, killed = local.find, [], []
+
+    def found(at: Path) -> local.Endpoint | None:
+        if killed:
+            return find(at)
+        if pid := local.holder(at):
+            if seen:
+                os.kill(pid, signal.SIGKILL)
+                assert wait_gone(pid, 10)
+                killed.append(pid)
+            seen.append(pid)
+        return None
+
+    monkeypatch.setattr(local, "find", found)
+    assert local.ensure(home, 60.0).pid not in killed
+
+
+def test_it_has_nothing_of_the_script(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither folder, session, environment nor descriptors; and it is not its child."""
     monkeypatch.setenv("WANDB_API_KEY", "s3cret")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", "") + os.pathsep + str(tmp_path))
@@ -86,7 +97,7 @@ def test_it_has_nothing_of_the_script(shared: Client, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("")
     with (tmp_path / "file").open() as file:
         os.set_inheritable(file.fileno(), True)
-        endpoint = local.ensure(shared.home, 30.0)
+        endpoint = local.ensure(home, 30.0)
     process = psutil.Process(endpoint.pid)
     assert process.cwd() == "/"
     assert os.getsid(endpoint.pid) != os.getsid(0)
@@ -100,7 +111,7 @@ def test_it_has_nothing_of_the_script(shared: Client, monkeypatch: pytest.Monkey
     assert endpoint.pid not in [child.pid for child in psutil.Process().children(recursive=True)]
     for number in (0, 1, 2):
         target = os.readlink(f"/proc/{endpoint.pid}/fd/{number}")
-        assert target == ("/dev/null" if number == 0 else str(shared.home / "collector.err"))
+        assert target == ("/dev/null" if number == 0 else str(home / "collector.err"))
 
 
 def test_where_none_can_start_it_says_why(tmp_path: Path) -> None:
@@ -131,7 +142,7 @@ def test_an_interpreter_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mo
         local.ensure(tmp_path, 0.3)
 
 
-def test_the_users_children_stay_the_users(shared: Client) -> None:
+def test_the_users_children_stay_the_users(home: Path) -> None:
     """Whoever waits for any child meets his own, and no zombie of ours is left."""
     done = subprocess.run(
         [
@@ -142,11 +153,11 @@ def test_the_users_children_stay_the_users(shared: Client) -> None:
             "local.ensure(pathlib.Path(sys.argv[1]), 30.0)\n"
             "try: print(os.waitpid(-1, os.WNOHANG))\n"
             "except ChildProcessError: print('none')",
-            str(shared.home),
+            str(home),
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert (done.stdout, done.stderr) == ("none\n", "")

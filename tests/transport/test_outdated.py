@@ -125,7 +125,7 @@ def test_what_an_older_one_left_is_read_by_a_newer_one(home: Path, old: Installa
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     killed.kill()
-    killed.communicate(timeout=20)
+    killed.communicate(timeout=60)
     new.run(home, "after")
     assert version(home) == "9.0.0"
     until(lambda: len([run for run in read_offline(home).runs if run.status != pb.RUN_STATUS_RUNNING]) == 3)

@@ -49,7 +49,7 @@ def test_acks_come_and_wake_who_waits_for_them(home: Path) -> None:
         assert not progressed.is_set()
         session.eager = True
         session.send(opening(20))
-        assert progressed.wait(10)
+        assert progressed.wait(60)
         assert session.next_seq == 20
         session.close()
 
@@ -76,7 +76,7 @@ def test_a_goodbye_in_the_middle(home: Path) -> None:
     with Stage(home, Scene(batches=1, goodbye=wire.Goodbye.CODE_DRAINING)):
         session = connect(home, progressed)
         session.send(opening(10))
-        assert progressed.wait(10)
+        assert progressed.wait(60)
         assert isinstance(session.broken, Refused)
         assert session.next_seq == 10
         session.close()
@@ -87,7 +87,7 @@ def test_a_connection_that_breaks(home: Path) -> None:
     with Stage(home) as stage:
         session = connect(home, progressed)
         stage.cut()
-        assert progressed.wait(10)
+        assert progressed.wait(60)
         assert isinstance(session.broken, CollectorError)
         assert "broke" in str(session.broken)
         session.close()

@@ -174,7 +174,7 @@ def test_a_verdict_falls_once_between_both_sides(home: Path, monkeypatch: pytest
         seen = committed(position)
         # Between the look and the verdict the writer's thread goes on, to the end of its call.
         release.set()
-        assert finished.wait(10)
+        assert finished.wait(60)
         return seen
 
     release, finished = threading.Event(), threading.Event()
@@ -182,7 +182,7 @@ def test_a_verdict_falls_once_between_both_sides(home: Path, monkeypatch: pytest
     def hold() -> None:
         reader = threading.Thread(target=lambda: taken.extend(spool.take(10)))
         reader.start()
-        assert release.wait(10)
+        assert release.wait(60)
 
     monkeypatch.setattr(spool, "_committed", slow)
     Interleaved(monkeypatch, before=hold)
@@ -251,7 +251,7 @@ def kill_while_writing(home: Path, seed: int) -> None:
         with said.open("r+b") as file, mmap.mmap(file.fileno(), 8) as returned:
             until(lambda: struct.unpack_from("<q", returned)[0] >= enough, 60)
             trainer.kill()
-            trainer.wait(10)
+            trainer.wait(60)
             count = struct.unpack_from("<q", returned)[0]
     steps = [p.step for p in points(on_disk(path))]
     assert steps[:count] == list(range(count)), "a point whose call had returned is missing"
@@ -281,7 +281,7 @@ def test_a_lock_says_whether_the_writer_lives(home: Path) -> None:
         directory = writer(home).directory.__class__(Path(trainer.stdout.readline().strip()))
         assert directory.lock_if_dead() is None
         trainer.kill()
-        trainer.wait(10)
+        trainer.wait(60)
     lock = directory.lock_if_dead()
     assert lock is not None
     os.close(lock)

@@ -200,7 +200,7 @@ def test_stopping_does_not_wait_for_an_upload_that_hangs(home: Path) -> None:
     class Hanging(Stage):
         def Upload(self, frames: Iterator[wire.UploadFrame], context: object) -> Iterator[wire.UploadReply]:
             next(frames)
-            hangs.wait(20)
+            hangs.wait(60)
             yield wire.UploadReply()
 
     content = os.urandom(LARGE)
@@ -248,7 +248,7 @@ def test_content_that_is_kept_while_it_is_let_go_of_stays(tmp_path: Path) -> Non
         kept.pop()
         blobs.let_go(name)
     end.set()
-    thread.join(10)
+    thread.join(60)
     while kept:
         assert blobs.path(name).exists()
         kept.pop()

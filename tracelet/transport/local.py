@@ -25,6 +25,7 @@ _KEEP: Final = (
 )  # fmt: skip
 _POLL: Final = 0.02
 _TAIL: Final = 4096
+_MORE: Final = 3  # collectors that are started in the place of one that was killed at its start
 _OURS: Final = "tracelet_collector: "
 
 
@@ -122,13 +123,20 @@ def holder(home: Path) -> int | None:
 
 def _start_and_find(home: Path, until: float, idle: float | None) -> Endpoint:
     words = home / "collector.err"
-    before = _size(words)
+    before, older = _size(words), holder(home)
     start(home, idle)
+    served, more = False, _MORE
     while time.monotonic() < until:
         if (endpoint := find(home)) is not None:
             return endpoint
         if said := _refusal(words, before):
             raise CollectorError(f"no collector can serve {home}: {said}")
+        if (pid := holder(home)) not in (None, 0, older):
+            served = True
+        elif served and pid is None and more:
+            # It was killed before anybody found it. Not one after the other, though, where each of them is.
+            served, more = False, more - 1
+            start(home, idle)
         time.sleep(_POLL)
     raise CollectorError(f"no collector came up for {home}; what it said is in {words}")
 
