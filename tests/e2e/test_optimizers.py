@@ -35,7 +35,8 @@ with open("losses.json", "w") as file:
 """
 
 
-def test_an_untouched_script(spine: Spine) -> None:
+def test_an_untouched_script(shared_spine: Spine) -> None:
+    spine = shared_spine
     (spine.folder / "train.py").write_text(SCRIPT)
     done = tracelet("run", "--project", "foraging", "train.py", cwd=spine.folder, environment=spine.environment)
     assert done.returncode == 0, done.stderr

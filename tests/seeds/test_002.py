@@ -48,6 +48,12 @@ def in_event_files(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+@pytest.fixture
+def spine(shared_spine: Spine) -> Spine:
+    """The blocks are about what arrives: a store of their own is enough."""
+    return shared_spine
+
+
 def same(points: list[tuple[int, float]], events: list[tuple[int, float]]) -> bool:
     """The points are those of the event file, as far as float32 goes."""
     return [step for step, _ in points] == [step for step, _ in events] and [value for _, value in points] == (
