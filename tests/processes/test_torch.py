@@ -43,7 +43,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("options", "epochs"),
     [
-        ({"num_workers": 4}, 10),  # 40 forks
+        ({"num_workers": 4}, 20),
         ({"num_workers": 4, "persistent_workers": True}, 20),
         # Each of these imports torch.
         ({"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True}, 1),

@@ -49,10 +49,10 @@ def events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(file), size_guidance={"scalars": 0, "histograms": 0}).Reload()
 
 
-def run_alone(number: int, folder: Path, *, after: str = "", **environment: str) -> Any:
+def run_alone(number: int, folder: Path, *, before: str = "", after: str = "", **environment: str) -> Any:
     """Run a block in a process of its own; returns what `after` calls `told`."""
     told = "\nimport json\nwith open('told.json', 'w') as file:\n    json.dump(told, file)\n" if after else ""
-    execute(block(number, FOLDER), folder, after=after + told, environment={**ALONE, **environment})
+    execute(block(number, FOLDER), folder, before=before, after=after + told, environment={**ALONE, **environment})
     return json.loads((folder / "told.json").read_text()) if after else None
 
 
@@ -87,10 +87,15 @@ def test_transformers(folder: Path) -> None:
     told = run_alone(
         2,
         folder,
+        before="""
+with torch.no_grad():
+    start = model(input_ids=tokens, labels=torch.tensor([each["labels"] for each in train_dataset])).loss.item()
+""",
         after="""
 inner = trainer.optimizer.optimizer
 told = {
     "log": list(trainer.state.log_history),
+    "start": start,
     "eval_loss": trainer.evaluate()["eval_loss"],
     "best_fitness": inner.best_fitness,
     "here": torch.equal(inner.best_params, torch.cat([each.detach().flatten() for each in model.parameters()])),
@@ -102,8 +107,9 @@ torch.save(trainer.optimizer.state_dict(), "optimizer.pt")
     )
     at_10, at_the_end = told["log"]
     assert (at_10["step"], at_the_end["step"]) == (10, 12)
-    assert at_10["loss"] > at_the_end["train_loss"] > told["eval_loss"]
-    assert told["best_fitness"] < at_10["loss"]
+    assert told["eval_loss"] < told["start"]
+    assert told["best_fitness"] < told["start"]
+    assert at_10["loss"] > 0 < at_the_end["train_loss"]  # each of a batch that the model has not been searched on yet
     assert told["here"]
     search = torch.load(folder / "optimizer.pt")["state"]["population"]["state"]
     assert search["best_fitness"].item() == told["best_fitness"]
