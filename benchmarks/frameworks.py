@@ -48,17 +48,18 @@ def function(kind: Any, dimensions: int, **settings: Any) -> Callable[[], Any]:
     return lambda: optimizer.step(sphere)
 
 
+FIXED = {"swim_length": 1, "decisions": "device"}  # as many evaluations in every step
+# What, how a step of it is made, steps in a block, target.
 CASES: list[tuple[str, Callable[[], Callable[[], Any]], int, float | None]] = [
-    ("BFO, 50 networks, with swarming", lambda: network(BFO, population_size=50, use_swarming=True), 8, 0.03),
-    ("AdaptiveBFO, 50 networks", lambda: network(AdaptiveBFO, population_size=50), 8, 0.03),
-    ("HybridBFO, 4 networks", lambda: network(HybridBFO, population_size=4), 20, 0.03),
-    ("BFO, a function of 10 dimensions, P=50", lambda: function(BFO, 10, population_size=50), 100, None),
     (
-        "AdaptiveBFO, a function of 100 dimensions, P=50",
-        lambda: function(AdaptiveBFO, 100, population_size=50),
-        100,
-        None,
+        "BFO, 50 networks, tumble and swim with swarming",
+        lambda: network(BFO, population_size=50, use_swarming=True, **FIXED),
+        8,
+        0.03,
     ),
+    ("AdaptiveBFO, 50 networks, tumble", lambda: network(AdaptiveBFO, population_size=50, swim_length=0), 8, None),
+    ("HybridBFO, 4 networks", lambda: network(HybridBFO, population_size=4), 20, None),
+    ("BFO, a function of 10 dimensions, P=50", lambda: function(BFO, 10, population_size=50, **FIXED), 100, None),
 ]
 
 

@@ -196,23 +196,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None, help="of two files: …-speed.json and …-quality.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts = args.part or PARTS
-    title = "population optimizers" if args.part is None else f"population optimizers: {', '.join(parts)}"
-    report = Report(title, describe(Path(tempfile.gettempdir()), ["torch", "cma", "evotorch"]))
+    machine = describe(Path(tempfile.gettempdir()), ["torch", "cma", "evotorch"])
+    fast, good = (Report(f"population optimizers: {what}", machine) for what in ("speed", "quality"))
     if "speed" in parts:
-        speed(report, args.repeats)
+        speed(fast, args.repeats)
     if "network" in parts:
-        network(report, args.repeats)
+        network(fast, args.repeats)
     if "quality" in parts:
-        quality(report, args.seeds, args.first_seed, args.only)
+        quality(good, args.seeds, args.first_seed, args.only)
     if "digits" in parts:
-        digits(report, args.seeds, args.first_seed)
+        digits(good, args.seeds, args.first_seed)
     if "gradient-free" in parts:
-        gradient_free(report, args.seeds, args.first_seed)
-    report.show(args.json)
+        gradient_free(good, args.seeds, args.first_seed)
+    for what, report in (("speed", fast), ("quality", good)):
+        if report.figures:
+            report.show(args.json and args.json.with_stem(f"{args.json.stem}-{what}"))
 
 
 if __name__ == "__main__":
