@@ -58,7 +58,7 @@ class Listener:
 
     def stepped(self, optimizer: Any) -> None:
         """A step may be over: record it, once. Reads from the device once, and only what is recorded."""
-        steps = optimizer.steps
+        steps = optimizer.status.steps
         if steps == self._steps:  # a hook fired again; or the search is over
             return
         if self._steps == 0:

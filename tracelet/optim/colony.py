@@ -59,7 +59,9 @@ class Colony(Optimizer):
         self._compile_kwargs: dict[str, Any] = dict(objects["compile_kwargs"] or {})
         self._compiled: dict[str, Callable[..., Any]] = {}
         self._known: State | None = None
-        self.status = Status(self._measured, lambda: self._version)
+        self.status = Status(
+            self._measured, lambda: self._version, lambda: 0 if self._known is None else self._known.steps
+        )
         self._version = 0
         if self._shard_kind not in (None, "population", "data"):
             raise ValueError(f"shard is 'population', 'data' or None, not {self._shard_kind!r}")
@@ -247,11 +249,6 @@ class Colony(Optimizer):
     def evaluations(self) -> int:
         """How often the objective was evaluated, by all ranks together."""
         return 0 if self._known is None else self._known.evaluations
-
-    @property
-    def steps(self) -> int:
-        """How many steps are completed, those before a checkpoint included."""
-        return 0 if self._known is None else self._known.steps
 
     def _compute_diversity(self) -> float:
         """Mean distance of the population to its centroid, in the units of the parameters."""
