@@ -22,7 +22,7 @@ writer = SummaryWriter("runs/bfo_experiment")
 class MonitoredBFO(BFO):
     def step(self, closure):
         loss = super().step(closure)
-        writer.add_scalar("BFO/best_fitness", self.best_fitness, self.status.steps - 1)
+        writer.add_scalar("BFO/best_fitness", self.best_fitness, int(self.status["steps"]) - 1)
         return loss
 
 

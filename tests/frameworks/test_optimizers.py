@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,8 @@ def test_tags_that_the_users_code_writes_are_the_users(home: Path, tmp_path: Pat
     class MonitoredBFO(BFO):
         def step(self, closure: Any = None, **how: Any) -> Any:
             loss = super().step(closure, **how)
-            writer.add_scalar("BFO/best_fitness", self.best_fitness, self.status.steps - 1)
-            writer.add_scalar("optim/MonitoredBFO/loss", -1.0, self.status.steps - 1)
+            writer.add_scalar("BFO/best_fitness", self.best_fitness, int(self.status["steps"]) - 1)
+            writer.add_scalar("optim/MonitoredBFO/loss", -1.0, int(self.status["steps"]) - 1)
             return loss
 
     with runs.running(home):
@@ -165,7 +166,7 @@ def test_a_subclass_may_count_steps_of_its_own(home: Path) -> None:
 def test_asked_and_told(home: Path) -> None:
     with runs.running(home):
         optimizer = bfo(AdaptiveBFO)
-        while optimizer.status.steps < 3:
+        while optimizer.status["steps"] < 3:
             optimizer.tell(optimizer.ask().square().sum(1))
     best = found(home)["optim/AdaptiveBFO/best_fitness"]
     assert [point.step for point in best] == [1, 2, 3]
@@ -180,7 +181,7 @@ def test_a_search_that_is_over_records_nothing_more(home: Path) -> None:
             optimizer.step(sphere)
         assert optimizer.should_stop()
     steps = [point.step for point in found(home)["optim/BFO/loss"]]
-    assert steps == list(range(1, optimizer.status.steps + 1))
+    assert steps == list(range(1, int(optimizer.status["steps"]) + 1))
     assert len(steps) < 10
 
 
@@ -203,6 +204,98 @@ def test_ordinary_optimizers_are_left_alone(home: Path) -> None:
         adam.step()
     assert points(home) == []
     assert params(home) == {}
+
+
+def test_a_search_that_was_over_before_the_run_leaves_nothing(home: Path) -> None:
+    optimizer = bfo(max_evaluations=30)
+    while not optimizer.should_stop():
+        optimizer.step(sphere)
+    with runs.running(home):
+        optimizer.step(sphere)
+    assert found(home) == {}
+    assert params(home) == {}
+
+
+def test_every_try_is_recorded_when_steps_are_taken_back(home: Path) -> None:
+    with runs.running(home):
+        optimizer = bfo()
+        optimizer.step(sphere)
+        before = copy.deepcopy(optimizer.state_dict())
+        for _ in range(3):
+            optimizer.load_state_dict(before)
+            optimizer.step(sphere)
+    assert [point.step for point in found(home)["optim/BFO/loss"]] == [1, 2, 2, 2]
+
+
+def test_a_step_whose_exception_a_subclass_catches_is_none(home: Path) -> None:
+    class Patient(BFO):
+        def step(self, closure: Any = None, **how: Any) -> Any:
+            try:
+                return super().step(closure, **how)
+            except ZeroDivisionError:
+                return None
+
+    with runs.running(home):
+        optimizer = bfo(Patient)
+        optimizer.step(sphere)
+        assert optimizer.step(lambda: 1 / 0) is None
+    assert [point.step for point in found(home)["optim/Patient/loss"]] == [1]
+
+
+# -- the search is what it is without us
+
+
+def test_listening_takes_up_no_edit(home: Path) -> None:
+    """An edit that a hook of the user's makes is refused by the next step, to the user."""
+    with runs.running(home):
+        optimizer = bfo()
+        optimizer.register_step_post_hook(lambda it, *_: it.defaults.update(population_size=20))
+        optimizer.step(sphere)
+        with pytest.raises(ValueError, match="population_size cannot change"):
+            optimizer.step(sphere)
+    assert len(found(home)["optim/BFO/loss"]) == 1
+
+
+def test_listening_begins_no_search(home: Path) -> None:
+    """One that goes back to before its first step begins where the parameters are then."""
+
+    def losses() -> list[float]:
+        weight = parameter()
+        optimizer = BFO([weight], population_size=8, seed=0)
+        fresh = optimizer.state_dict()
+
+        class Back(BFO):
+            def step(self, closure: Any = None, **how: Any) -> Any:
+                loss = super().step(closure, **how)
+                self.load_state_dict(fresh)
+                return loss
+
+        optimizer.__class__ = Back
+        found_losses = [float(optimizer.step(sphere))]
+        with torch.no_grad():
+            weight.fill_(9.0)
+        return [*found_losses, float(optimizer.step(sphere))]
+
+    expected = losses()
+    with runs.running(home):
+        assert losses() == expected
+    assert expected[1] > expected[0]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_trajectory_is_the_same(kind: Any, home: Path) -> None:
+    def searched() -> tuple[Tensor, Tensor]:
+        torch.manual_seed(3)
+        optimizer = kind([parameter()], seed=0, bounds=(-4.0, 4.0))
+        for _ in range(6):
+            optimizer.step(sphere)
+        return optimizer.population.clone(), torch.get_rng_state()
+
+    positions, numbers = searched()
+    with runs.running(home, optimizer_status=True, optimizer_histogram_every=2):
+        heard, after = searched()
+    assert torch.equal(heard, positions)
+    assert torch.equal(after, numbers)
 
 
 # -- settings
@@ -429,6 +522,72 @@ def test_an_optimizer_that_two_runs_see(home: Path) -> None:
         optimizer.step(sphere)
     assert [[point.step for point in found(home, run.id)["optim/BFO/loss"]] for run in (first, second)] == [[1], [2]]
     assert len(records_of(Params, home)) == 2
+
+
+def test_subclasses_may_have_names_of_ours(home: Path) -> None:
+    class Own(BFO):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.steps, self.status = 0, "running"
+
+    with runs.running(home):
+        optimizer = bfo(Own)
+        optimizer.step(sphere)
+        optimizer.step(sphere)
+    assert [point.step for point in found(home)["optim/Own/loss"]] == [1, 2]
+
+
+def test_subclasses_may_be_equal(home: Path) -> None:
+    class Equal(BFO):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+    with runs.running(home):
+        optimizers = [bfo(Equal), bfo(Equal)]
+        for _ in range(2):
+            for optimizer in optimizers:
+                optimizer.step(sphere)
+    by_name = found(home)
+    assert [[point.step for point in by_name[f"optim/Equal.{number}/loss"]] for number in (0, 1)] == [[1, 2], [1, 2]]
+
+
+def test_optimizers_are_not_kept_alive(home: Path) -> None:
+    with runs.running(home) as run:
+        gone = []
+        for _ in range(5):
+            optimizer = bfo()
+            optimizer.step(sphere)
+            gone.append(weakref.ref(optimizer))
+        del optimizer
+        gc.collect()
+        assert [reference() for reference in gone] == [None] * 5
+        assert run._frameworks["optimizers"]._listeners._kept == {}
+
+
+def test_what_a_group_has_may_be_of_any_kind(home: Path) -> None:
+    with runs.running(home):
+        groups = [{"params": [parameter()], "mask": torch.ones(3)}, {"params": [parameter()], "mask": torch.ones(2)}]
+        optimizer = BFO(groups, population_size=8)
+        optimizer.param_groups[1]["lr"] = torch.tensor([0.5, 0.5])
+        with pytest.raises((ValueError, RuntimeError)):
+            optimizer.step(lambda: 1.0)
+        optimizer.param_groups[1]["lr"] = torch.tensor(0.5)
+        optimizer.step(lambda: 1.0)
+    assert len(found(home)["optim/BFO/loss"]) == 1
+    said = params(home)
+    assert {name: value for name, value in said.items() if "/group.1/" in name} == {
+        "optim/BFO/group.1/dimensions": 3,
+        "optim/BFO/group.1/lr": 0.5,
+    }
+
+
+def test_numbers_beyond_float32_are_in_the_histogram(home: Path) -> None:
+    with runs.running(home):
+        weight = nn.Parameter(torch.tensor([1e300, -1e300], dtype=torch.float64))
+        BFO([weight], population_size=4, init_std=1e299).step(lambda: 1.0)
+    assert len(records_of(Media, home)) == 1
 
 
 # -- trouble

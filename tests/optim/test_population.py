@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -606,3 +607,71 @@ def test_edited_bounds_hold_from_the_next_step_on(where: str, build: Callable[..
     optimizer.param_groups[0]["bounds"] = (2.0, 1.0)
     with pytest.raises(ValueError, match="low < high"):
         optimizer.step(objective)
+
+
+def test_bounds_that_were_edited_before_a_checkpoint_hold_after_it(build: Callable[..., Any]) -> None:
+    seen = []
+
+    @batched(flat=True)
+    def objective(points: Tensor) -> Tensor:
+        seen.append(points.clone())
+        return points.square().sum(1)
+
+    optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-4.0, 4.0))
+    optimizer.step(objective)
+    optimizer.param_groups[0]["bounds"] = (3.0, 4.0)
+    resumed = build([tensor(3.0, 3.0)], seed=1, bounds=(3.0, 4.0))
+    resumed.load_state_dict(optimizer.state_dict())
+    for each in (copy.deepcopy(optimizer), resumed):
+        seen.clear()
+        each.step(objective)
+        assert torch.cat(seen).min() >= 3.0
+        assert each.best_params.min() >= 3.0
+
+
+def test_wider_bounds_keep_the_incumbent(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-4.0, 4.0))
+    for _ in range(8):
+        optimizer.step(sphere)
+    before = optimizer.best_fitness
+    optimizer.defaults["bounds"] = (-5.0, 5.0)
+    optimizer.step(sphere)
+    assert optimizer.best_fitness <= before
+
+
+def test_a_checkpoint_that_is_refused_leaves_the_search_as_it_was(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, -2.0)], seed=0)
+    for _ in range(2):
+        optimizer.step(sphere)
+    before, odd = optimizer.state_dict(), optimizer.state_dict()
+    del odd["state"]["population"]["state"]["positions"]
+    with pytest.raises(ValueError, match="positions"):
+        optimizer.load_state_dict(odd)
+    assert optimizer.status["steps"] == 2
+    assert torch.equal(optimizer.population, before["state"]["population"]["state"]["positions"])
+
+
+def test_a_checkpoint_of_before_a_field_had_come_is_read(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, -2.0)], seed=0)
+    optimizer.step(sphere)
+    older = optimizer.state_dict()
+    del older["state"]["population"]["state"]["batches"], older["state"]["population"]["bounds"]
+    resumed = build([tensor(0.0, 0.0)], seed=1)
+    resumed.load_state_dict(older)
+    assert torch.equal(torch.as_tensor(resumed.step(sphere)), torch.as_tensor(optimizer.step(sphere)))
+
+
+def test_hooks_before_a_step_may_hand_over_more(build: Callable[..., Any]) -> None:
+    optimizer = build([tensor(1.0, -2.0)], seed=0)
+    optimizer.register_step_pre_hook(lambda it, args, kwargs: ((*args, *([None] if len(args) == 1 else [])), kwargs))
+    while optimizer.status["steps"] < 1:
+        optimizer.tell(optimizer.ask().square().sum(1))
+    assert optimizer.best_fitness < 5
+
+
+@pytest.mark.parametrize("number", [numpy.float32("nan"), numpy.float64("nan"), torch.tensor([float("nan")])])
+def test_the_loss_is_what_the_step_returned(number: Any) -> None:
+    optimizer = make("BFO", [tensor(1.0)], seed=0)
+    assert math.isnan(float(optimizer.step(lambda: number)))
+    assert math.isnan(optimizer.status["loss"])
+    assert optimizer.best_fitness == math.inf

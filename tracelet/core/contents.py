@@ -150,7 +150,9 @@ def histogram(values: Any, bins: str | int | Sequence[float]) -> Content:
             raise ValueError("a histogram of no finite value")
         found, edges = numpy.histogram(finite, bins=_tensorflow_limits() if _is_default(bins) else bins)
         counts, limits = found.tolist(), edges.tolist()
-        low, high, total, squares = (float(n) for n in (finite.min(), finite.max(), finite.sum(), finite.dot(finite)))
+        with numpy.errstate(over="ignore"):  # of squares; no warning in the user's output
+            totals = finite.min(), finite.max(), finite.sum(), finite.dot(finite)
+        low, high, total, squares = (float(number) for number in totals)
         size = int(finite.size)
     counts, limits = _trimmed(counts, limits)
     said = {"min": low, "max": high, "num": float(size), "sum": total, "sum_squares": squares}

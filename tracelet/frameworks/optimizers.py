@@ -1,18 +1,17 @@
 """Optimizers: what every step of a population optimizer tells of itself, by torch's global step hooks.
 
 The hooks reach optimizers that were made before, and subclasses of the user's. They fire twice when a subclass calls
-`super().step()`: a step is known by the optimizer's own count of steps, and recorded once.
+`super().step()`: the optimizer tells whether a step has ended since it was last asked, so each is recorded once.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import chain, count
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 from tracelet.core.active import current
 from tracelet.frameworks.base import Framework
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OptimizersFramework"]
 
+T = TypeVar("T")
 _POPULATIONS: Final = (
     "tracelet.optim.population"  # never imported from here: who has no such optimizer does not pay for it
 )
@@ -53,7 +53,7 @@ class OptimizersFramework(Framework):
         self.status = status
         self.histogram_every = histogram_every
         self._names = _Names()
-        self._listeners: weakref.WeakKeyDictionary[Any, Listener] = weakref.WeakKeyDictionary()
+        self._listeners = _ByObject[Listener]()
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -93,15 +93,19 @@ class OptimizersFramework(Framework):
         self._names.met(optimizer)
 
     def stepped(self, optimizer: Any) -> None:
-        """A population optimizer ended a step."""
+        """A population optimizer's step returned: record it, if it was one."""
+        heard = optimizer._heard()
+        if heard is None or self._experiment is None:  # a hook fired again; or the search is over
+            return
+        state, numbers = heard
+        if state.positions.is_cuda and sys.modules["torch"].cuda.is_current_stream_capturing():
+            return  # a graph is being recorded: reading would spoil it
         listener = self._listeners.get(optimizer)
         if listener is None:
-            if self._experiment is None:
-                return
             name = self._names.of(optimizer)
             listener = Listener(self._experiment, name, self.every or 1, self.status, self.histogram_every)
-            self._listeners[optimizer] = listener
-        listener.stepped(optimizer)
+            self._listeners.put(optimizer, listener)
+        listener.stepped(optimizer, state, numbers)
 
 
 def _is_population(kind: type) -> bool:
@@ -130,6 +134,34 @@ def _on_step(optimizer: Any, *_: Any) -> None:
         swallow("recording an optimizer's step", error)
 
 
+class _ByObject(Generic[T]):
+    """Something for each of some objects, as long as they live: whatever they say of equality, and of their hash."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Any], T]] = {}
+
+    def get(self, thing: Any) -> T | None:
+        kept = self._kept.get(id(thing))
+        return kept[1] if kept is not None and kept[0]() is thing else None
+
+    def put(self, thing: Any, value: T, gone: Callable[[T], Any] = lambda _: None) -> None:
+        """Keep a value. `gone` is called with it when the object is gone."""
+        key = id(thing)
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            if (kept := self._kept.get(key)) is not None and kept[0] is reference:
+                del self._kept[key]
+            gone(value)
+
+        self._kept[key] = (weakref.ref(thing, forget), value)
+
+
+class _Met:
+    """An optimizer that there is, or was."""
+
+    named = False
+
+
 class _Names:
     """What the optimizers of a run are called.
 
@@ -138,24 +170,27 @@ class _Names:
     """
 
     def __init__(self) -> None:
-        self._of_class: dict[str, list[_Met]] = {}
+        self._met = _ByObject[_Met]()
+        self._of_class: dict[
+            str, dict[_Met, None]
+        ] = {}  # in the order of their making; none that is gone without a name
         self._taken: dict[str, None] = {}
 
     def met(self, optimizer: Any) -> _Met:
         """Know an optimizer among those of its class."""
-        known = self._of_class.setdefault(type(optimizer).__name__, [])
-        for other in known:
-            if other.reference() is optimizer:
-                return other
-        known.append(_Met(weakref.ref(optimizer)))
-        return known[-1]
+        if (known := self._met.get(optimizer)) is not None:
+            return known
+        mine, others = _Met(), self._of_class.setdefault(type(optimizer).__name__, {})
+        others[mine] = None
+        self._met.put(optimizer, mine, lambda met: None if met.named else others.pop(met, None))
+        return mine
 
     def of(self, optimizer: Any) -> str:
         """The name of an optimizer that begins to be recorded."""
         kind, mine = type(optimizer).__name__, self.met(optimizer)
-        # One that is gone and never stepped is forgotten.
-        known = [each for each in self._of_class[kind] if each.named or each.reference() is not None]
-        self._of_class[kind] = known
+        of_class = self._of_class.setdefault(kind, {})
+        of_class.setdefault(mine, None)  # it may have become of another class
+        known = list(of_class)
         names = [kind] if known == [mine] else []
         if not names and (prefix := _prefix(optimizer)):
             names.append(f"{prefix}.{kind}")
@@ -164,12 +199,6 @@ class _Names:
         self._taken[name] = None
         mine.named = True
         return name
-
-
-@dataclass(eq=False, slots=True)
-class _Met:
-    reference: weakref.ref[Any]
-    named: bool = False
 
 
 def _prefix(optimizer: Any) -> str:

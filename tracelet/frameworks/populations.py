@@ -53,24 +53,26 @@ class Listener:
         self._every = every
         self._status = status
         self._histogram_every = histogram_every
-        self._steps = 0
         self._records = 0
+        self._told_settings = False
 
-    def stepped(self, optimizer: Any) -> None:
-        """A step may be over: record it, once. Reads from the device once, and only what is recorded."""
-        steps = optimizer.status.steps
-        if steps == self._steps:  # a hook fired again; or the search is over
-            return
-        if self._steps == 0:
-            self._run.log_params(_settings(optimizer, self._prefix))
-        self._steps = steps
-        if (steps - 1) % self._every == 0:
-            self._record(optimizer, steps)
-        if self._histogram_every and (steps - 1) % self._histogram_every == 0:
-            self._record_population(optimizer, steps)
+    def stepped(self, optimizer: Any, state: Any, numbers: Any) -> None:
+        """A step is over: record it. Reads from the device once, and only what is recorded.
 
-    def _record(self, optimizer: Any, steps: int) -> None:
-        status = optimizer.status
+        Args:
+            optimizer: for its settings.
+            state: of its search: `steps`, `positions`.
+            numbers: its `Status`.
+        """
+        if not self._told_settings:
+            self._told_settings = True
+            self._run.log_params(_settings(optimizer, state, self._prefix))
+        if (state.steps - 1) % self._every == 0:
+            self._record(numbers, state.steps)
+        if self._histogram_every and (state.steps - 1) % self._histogram_every == 0:
+            self._record_population(state.positions, state.steps)
+
+    def _record(self, status: Any, steps: int) -> None:
         flags = _FLAGS if self._records % _FLAGS_EVERY == 0 else {}
         self._records += 1
         values = dict(status) if self._status else status.read(*_ALWAYS, *flags, *_WITH_THEM)
@@ -85,26 +87,33 @@ class Listener:
             if values[flag]:
                 say(f"{self._prefix}, step {steps}: {meaning}", key=f"{self._run.id} {self._prefix} {flag}")
 
-    def _record_population(self, optimizer: Any, steps: int) -> None:
-        values = optimizer.population.flatten()
+    def _record_population(self, positions: Any, steps: int) -> None:
+        values = positions.flatten()
         sampled = -(-values.numel() // _MOST_VALUES)
-        finite = values[::sampled].float().cpu()
-        if not finite.isfinite().any():
+        shown = values[::sampled].double().cpu()
+        if not shown.isfinite().any():
             return
-        content = contents.histogram(finite, "tensorflow")
+        content = contents.histogram(shown, "tensorflow")
         if sampled > 1:
             content = content._replace(metadata={**content.metadata, "every_nth_value": sampled})
         self._run.record_media(f"{self._prefix}/population", MetricType.HISTOGRAM, content, steps, None, MEASURED)
 
 
-def _settings(optimizer: Any, prefix: str) -> dict[str, Any]:
+def _settings(optimizer: Any, state: Any, prefix: str) -> dict[str, Any]:
     """Class, defaults and param groups, as parameters of the run."""
     kind, groups = type(optimizer), optimizer.param_groups
-    said = {"class": f"{kind.__module__}.{kind.__qualname__}", "dimensions": optimizer.best_params.numel()}
+    said = {"class": f"{kind.__module__}.{kind.__qualname__}", "dimensions": state.positions.shape[1]}
     said |= dict(optimizer.defaults)
     for number, group in enumerate(groups if len(groups) > 1 else ()):
         said[f"group.{number}/dimensions"] = sum(parameter.numel() for parameter in group["params"])
         for name, value in group.items():
-            if name not in ("params", "param_names") and value != optimizer.defaults.get(name, value):
+            if name not in ("params", "param_names") and not _same(value, optimizer.defaults.get(name, value)):
                 said[f"group.{number}/{name}"] = value
     return {f"{prefix}/{name}": value for name, value in said.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return one is other or bool(one == other)
+    except (TypeError, ValueError, RuntimeError):  # tensors and arrays of the user's have no one answer
+        return False

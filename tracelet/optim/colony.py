@@ -13,7 +13,7 @@ from tracelet.optim.layout import Layout
 from tracelet.optim.noise import Noise, default_seed
 from tracelet.optim.settings import COMMON, OBJECTS, PER_GROUP, checked, reconcile
 from tracelet.optim.sharding import Shard
-from tracelet.optim.state import State, pack, unpack
+from tracelet.optim.state import State, pack, refuse_others, unpack
 from tracelet.optim.status import Status, diversity, measure
 
 __all__ = ["Colony"]
@@ -59,9 +59,8 @@ class Colony(Optimizer):
         self._compile_kwargs: dict[str, Any] = dict(objects["compile_kwargs"] or {})
         self._compiled: dict[str, Callable[..., Any]] = {}
         self._known: State | None = None
-        self.status = Status(
-            self._measured, lambda: self._version, lambda: 0 if self._known is None else self._known.steps
-        )
+        self.status = self._numbers = Status(self._measured, lambda: self._version)
+        self._ended = False  # a step has, and nobody has heard of it
         self._version = 0
         if self._shard_kind not in (None, "population", "data"):
             raise ValueError(f"shard is 'population', 'data' or None, not {self._shard_kind!r}")
@@ -207,9 +206,12 @@ class Colony(Optimizer):
         self._limits = self._layout.bounds(self._bounds)
         if self._limits is None:
             return
+        self._version += 1
         state.positions = state.positions.clamp(*self._limits)
-        state.best_position = state.best_position.clamp(*self._limits)
-        state.best_fitness = torch.full_like(state.best_fitness, torch.inf)
+        inside = state.best_position.clamp(*self._limits)
+        # What has not moved keeps its fitness.
+        state.best_fitness = state.best_fitness.masked_fill((inside != state.best_position).any(), torch.inf)
+        state.best_position = inside
         if self._judges_parents:
             state.phase = "parents"
 
@@ -254,8 +256,15 @@ class Colony(Optimizer):
         """Mean distance of the population to its centroid, in the units of the parameters."""
         return float(diversity(self.population))
 
+    def _heard(self) -> tuple[State, Status] | None:
+        """For who listens: the state and its numbers after a step, once for each; nothing is begun or changed by it."""
+        ended, self._ended = self._ended, False
+        return (self._known, self._numbers) if ended and self._known is not None else None
+
     def _measured(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        measured = measure(self._prepare(), self._limits, names)
+        # Reading takes up no edit: that is for the next step, which may refuse it.
+        state = self._prepare() if self._known is None else self._known
+        measured = measure(state, self._limits, names)
         if names is None:
             return {**measured, **self._own_status()}
         if any(name not in measured for name in names):
@@ -272,7 +281,7 @@ class Colony(Optimizer):
         saved = super().state_dict()
         if self._known is not None:
             kept = {"class": type(self)._state_class.__name__, "seed": self._seed, "generator": self._noise.state()}
-            kept |= {"origin": self._origin.clone(), "noisy": self._noisy}
+            kept |= {"origin": self._origin.clone(), "noisy": self._noisy, "bounds": list(self._bounds)}
             saved["state"] = {**saved["state"], KEY: {**kept, "state": pack(self._known)}}
         return saved
 
@@ -293,12 +302,14 @@ class Colony(Optimizer):
                 raise ValueError(
                     f"the saved population has {kept['origin'].numel()} dimensions, not {layout.dimensions}"
                 )
+            refuse_others(self._state_class, kept["state"])
         super().load_state_dict(plain)
         for name in self.defaults.keys() - PER_GROUP:
             self.defaults[name] = self.param_groups[0].get(name, self.defaults[name])
         if len(self.param_groups) == 1:
             self.defaults.update({name: self.param_groups[0][name] for name in self.defaults.keys() & PER_GROUP})
         self._known = None
+        self._version += 1
         self._seen = dict(self.defaults)
         if kept is not None:
             self._resume(kept)
@@ -310,6 +321,9 @@ class Colony(Optimizer):
         self._seed = kept["seed"]
         self._origin = kept["origin"].clone().to(device)
         self._noisy = kept["noisy"]
+        # Those that held, not those that the groups have: an edit is taken up by the next step.
+        self._bounds = kept.get("bounds", self._bounds)
+        self._limits = self._layout.bounds(self._bounds)
         self._noise.restore(kept["generator"], self._seed)
         self._known = unpack(self._state_class, kept["state"], device)
         self._version += 1

@@ -24,6 +24,10 @@ def _callbacks() -> tuple[type, ...]:
     return tuple(import_module(name).Callback for name in names)
 
 
+def _is_lightnings(kind: type) -> bool:
+    return kind.__module__.startswith(PACKAGES)
+
+
 class BFOCallback(*_callbacks()):  # type: ignore[misc]
     """Logs a population optimizer's best fitness and diversity after each training batch of Lightning.
 
@@ -46,7 +50,7 @@ class BFOCallback(*_callbacks()):  # type: ignore[misc]
         if not trainer.loggers or not trainer.is_global_zero:
             return
         # In a LightningOptimizer is the optimizer; its own attributes are copies.
-        bare = [getattr(each, "optimizer", each) for each in trainer.optimizers]
+        bare = [each.optimizer if _is_lightnings(type(each)) else each for each in trainer.optimizers]
         searches = {place: each for place, each in enumerate(bare) if isinstance(each, PopulationOptimizer)}
         metrics = {}
         for place, search in searches.items():

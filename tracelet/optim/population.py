@@ -115,6 +115,7 @@ class PopulationOptimizer(Colony):
             ValueError: when the shape is not (n,).
         """
         state = self._prepare()
+        self._ended = False
         told = torch.as_tensor(fitness, device=self._layout.device).detach()
         if state.asked is None:
             raise RuntimeError("nothing was asked: ask() comes before tell()")
@@ -126,7 +127,7 @@ class PopulationOptimizer(Colony):
             self._told()
 
     @Optimizer.profile_hook_step
-    def _told(self) -> None:
+    def _told(self, *_: Any, **__: Any) -> None:  # hooks of the user's may hand over more
         """What was asked and told is a step, for torch's step hooks too."""
         state = self._state
         self._layout.write(state.best_position)
@@ -218,6 +219,7 @@ class PopulationOptimizer(Colony):
             ValueError: without any objective.
             Exception: whatever the closure raises, with the parameters as they were before the step.
         """
+        self._ended = False
         objective = closure if closure is not None else self._objective
         if objective is None:
             raise ValueError(
@@ -289,7 +291,8 @@ class PopulationOptimizer(Colony):
     def _end_step(self, loss: Any) -> None:
         state = self._state
         state.steps += 1
-        state.loss = _number(loss)
+        state.loss = _number(loss, self._layout.device)
+        self._ended = True
         self._version += 1
         state.history.append(state.best_fitness)
         del state.history[:-HISTORY]
@@ -326,11 +329,14 @@ class PopulationOptimizer(Colony):
         return self.stop_reason is not None
 
 
-def _number(loss: Any) -> Tensor | float | None:
-    """A loss as it may be kept: without its graph, and not what somebody may change later."""
+def _number(loss: Any, device: torch.device) -> Tensor | float | None:
+    """A loss as it may be kept: without its graph, beside the population, and not what somebody may change later."""
     if isinstance(loss, Tensor):
-        return loss.detach().clone().reshape(()) if loss.numel() == 1 else None
-    return float(loss) if isinstance(loss, (float, int)) else None
+        return loss.detach().clone().reshape(()).to(device) if loss.numel() == 1 else None
+    try:
+        return None if loss is None else float(loss)
+    except (TypeError, ValueError):
+        return None
 
 
 def _ranked(fitness: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["State", "pack", "unpack"]
+__all__ = ["State", "pack", "refuse_others", "unpack"]
 
 HISTORY = 11
 S = TypeVar("S", bound="State")
@@ -70,16 +70,25 @@ def pack(state: State) -> dict[str, Any]:
     return packed
 
 
+def refuse_others(kind: type[State], packed: dict[str, Any]) -> None:
+    """Refuse what is not the state of the same optimizer; fields that have come since have their defaults.
+
+    Raises:
+        ValueError: which names the fields.
+    """
+    known = {each.name: each for each in fields(kind)}
+    needed = {name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
+    if odd := sorted((packed.keys() - known.keys()) | (needed - packed.keys())):
+        raise ValueError(f"this is not the state of the same optimizer: {', '.join(odd)}")
+
+
 def unpack(kind: type[S], packed: dict[str, Any], device: torch.device) -> S:
     """A state from what `pack` made, on a device.
 
     Raises:
         ValueError: when it is the state of another algorithm.
     """
-    names = {each.name for each in fields(kind)}
-    if packed.keys() != names:
-        odd = sorted(packed.keys() ^ names)
-        raise ValueError(f"this is not the state of the same optimizer: {', '.join(odd)}")
+    refuse_others(kind, packed)
     values: dict[str, Any] = {
         name: value.detach().clone().to(device) if isinstance(value, Tensor) else value
         for name, value in packed.items()

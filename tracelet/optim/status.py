@@ -32,23 +32,13 @@ class Status(Mapping[str, float]):
     Args:
         measure: computes the numbers of some names, or all for None: plain ones, and tensors of shape ().
         version: changes when they may have changed.
-        steps: counts the steps.
     """
 
-    def __init__(self, measure: Measure, version: Callable[[], object], steps: Callable[[], int]) -> None:
+    def __init__(self, measure: Measure, version: Callable[[], object]) -> None:
         self._measure = measure
         self._version = version
-        self._steps = steps
         self._seen: object = None
         self._values: dict[str, float] = {}
-
-    @property
-    def steps(self) -> int:
-        """How many steps are completed, those before a checkpoint included; costs nothing.
-
-        It is here and not on the optimizer, as subclasses count steps of their own.
-        """
-        return self._steps()
 
     def read(self, *names: str) -> dict[str, float]:
         """Some of the numbers, in one copy.
