@@ -119,7 +119,7 @@ def test_spawned_ranks(shared: Client, how: str) -> None:
 
 
 DDP = """
-import torch, torch.distributed as dist
+import torch, torch._dynamo, torch.distributed as dist  # _dynamo first: see tests/seeds/gloo.py
 dist.init_process_group("gloo")
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
 for step in range(5):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._dynamo  # before the process group: imported after it (as DDP does), torch 2.13 may abort at the very end
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 

@@ -151,7 +151,7 @@ def test_the_page_shares_a_population(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    (folder / "train.py").write_text(EXAMPLES["Distributed"])
+    (folder / "train.py").write_text("import torch._dynamo  # see tests/seeds/gloo.py\n" + EXAMPLES["Distributed"])
     ranks = [
         subprocess.Popen(
             [sys.executable, "train.py"],
