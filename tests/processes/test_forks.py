@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.clients import Client
+from tests.support.processes import until
 
 FORK = """
 def fork(what):
@@ -95,4 +96,7 @@ if os.fork() == 0:
     )
     assert (done.code, done.err) == (0, "")
     assert shared.status(name) == "finished"
+    # The child begins when the parent is gone, and may come after the run's end.
+    until(lambda: len(shared.points(name, "child")) == 50, 30, "the child's points")
     assert shared.points(name, "child") == [(step, float(step)) for step in range(50)]
+    assert shared.status(name) == "finished"
