@@ -675,3 +675,22 @@ def test_the_loss_is_what_the_step_returned(number: Any) -> None:
     assert math.isnan(float(optimizer.step(lambda: number)))
     assert math.isnan(optimizer.status["loss"])
     assert optimizer.best_fitness == math.inf
+
+
+def test_bounds_that_go_with_a_new_batch_leave_no_old_fitness(
+    build: Callable[..., Any],
+) -> None:
+    """Both at once: the positions are judged on the new batch, as without the edit."""
+
+    def batch(at: float) -> Callable[[], Any]:
+        return batched(flat=True)(lambda points: (points - at).square().sum(1))
+
+    def evaluations(edit: bool) -> int:
+        optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-1e6, 1e6), init_std=0.1, decisions="device")
+        for number in range(3):
+            if edit and number == 2:
+                optimizer.defaults["bounds"] = None
+            optimizer.step(batch(float(number)))
+        return int(optimizer.evaluations)
+
+    assert evaluations(True) == evaluations(False)

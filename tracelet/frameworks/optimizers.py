@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["OptimizersFramework"]
 
 T = TypeVar("T")
-_POPULATIONS: Final = (
-    "tracelet.optim.population"  # never imported from here: who has no such optimizer does not pay for it
-)
+# Never imported from here: who has no such optimizer does not pay for it.
+_POPULATIONS: Final = "tracelet.optim.population"
 
 
 class OptimizersFramework(Framework):
@@ -171,9 +170,8 @@ class _Names:
 
     def __init__(self) -> None:
         self._met = _ByObject[_Met]()
-        self._of_class: dict[
-            str, dict[_Met, None]
-        ] = {}  # in the order of their making; none that is gone without a name
+        # In the order of their making; none that is gone without a name.
+        self._of_class: dict[str, dict[_Met, None]] = {}
         self._taken: dict[str, None] = {}
 
     def met(self, optimizer: Any) -> _Met:

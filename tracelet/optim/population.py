@@ -271,7 +271,6 @@ class PopulationOptimizer(Colony):
         self._last_objective = objective
         if self._bounds_were_edited():
             self._move_inside()
-            return
         if not self._judges_parents or state.evaluations == 0 or state.phase == "parents":
             return
         if rule == "always" or (rule == "auto" and (changed or self._noisy)):
