@@ -7,6 +7,7 @@ from typing import Final
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.version import __version__
+from tracelet_collector.log.base import slot_of
 
 __all__ = ["Refusal", "StreamKey", "check_hello", "key_of"]
 
@@ -45,7 +46,7 @@ def check_hello(hello: wire.Hello) -> None:
             raise Refusal(wire.Goodbye.CODE_MALFORMED, f"the {name} must have 1 to {most} characters")
         if any(ord(character) < 32 for character in word):
             raise Refusal(wire.Goodbye.CODE_MALFORMED, f"the {name} has control characters")
-    kinds = [backend.kind for backend in hello.run.backends]
+    kinds = [slot_of(backend) for backend in hello.run.backends]
     if len(set(kinds)) < len(kinds) or not all(kinds):
         raise Refusal(wire.Goodbye.CODE_MALFORMED, "the run names a backend twice, or one without a kind")
 

@@ -14,7 +14,7 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet_collector.home import log_path
 from tracelet_collector.log import reading
-from tracelet_collector.log.base import BackendCursor, LogFailed, RunRow
+from tracelet_collector.log.base import BackendCursor, LogFailed, RunRow, slot_of
 from tracelet_collector.log.schema import open_reader, remedy
 from tracelet_collector.spools import Spools
 
@@ -72,9 +72,11 @@ def _backend(
     run: RunRow, cursor: BackendCursor, live: Mapping[tuple[str, str], LiveState], now: float
 ) -> wire.BackendState:
     said = live.get((cursor.run_id, cursor.kind))
+    backend = next((backend for backend in run.spec.backends if slot_of(backend) == cursor.kind), None)
     return wire.BackendState(
-        kind=cursor.kind,
-        target=next((backend.target for backend in run.spec.backends if backend.kind == cursor.kind), ""),
+        kind=backend.kind if backend else cursor.kind,
+        target=backend.target if backend else "",
+        slot=cursor.kind,
         state=said.state if said else "ok",
         delivered=cursor.delivered,
         collapsed=cursor.collapsed,

@@ -23,7 +23,7 @@ import tracelet
 from tests.support.clients import Client, client
 from tests.support.processes import collector_pid, stop_collector, until
 from tests.support.spine import Spine
-from tracelet.core import active, targets
+from tracelet.core import active, target_mlflow, targets
 from tracelet.core.metrics import Params
 from tracelet.core.plan import BackendTarget
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, UnknownBackendError
@@ -606,7 +606,7 @@ def content(path: Path) -> bytes:
 
 
 def test_a_password_in_an_address_is_taken_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "_is_there", lambda module: True)
+    monkeypatch.setattr(target_mlflow, "is_there", lambda module: True)
     cases: dict[str, tuple[str, dict[str, str]]] = {
         "https://me:p%40ss@host:5000/x": (
             "https://host:5000/x",

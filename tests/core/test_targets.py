@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tracelet.core import targets
+from tracelet.core import target_mlflow, targets
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, UnknownBackendError
 
 
@@ -45,17 +46,17 @@ def test_the_address(folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str |
     if by == "variable" and asked is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", asked)
         asked = None
-    assert targets.mlflow_target(asked) == target.replace("{here}", str(folder))
+    assert target_mlflow.mlflow_target(asked) == target.replace("{here}", str(folder))
 
 
 def test_an_argument_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
-    assert targets.mlflow_target("http://host") == "http://host"
+    assert target_mlflow.mlflow_target("http://host") == "http://host"
 
 
 def test_all_processes_of_a_launched_run_go_to_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACELET_RUN_DIR", "/where/it/was/launched")
-    assert targets.mlflow_target(None) == "sqlite:////where/it/was/launched/mlflow.db"
+    assert target_mlflow.mlflow_target(None) == "sqlite:////where/it/was/launched/mlflow.db"
 
 
 def test_it_is_what_mlflow_itself_would_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +67,7 @@ def test_it_is_what_mlflow_itself_would_take(folder: Path, monkeypatch: pytest.M
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://before")
         mlflow.set_tracking_uri("http://host:5000")
-        assert targets.mlflow_target(None) == "http://host:5000"
+        assert target_mlflow.mlflow_target(None) == "http://host:5000"
     finally:
         mlflow.set_tracking_uri(before)
 
@@ -74,7 +75,7 @@ def test_it_is_what_mlflow_itself_would_take(folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_a_database_in_memory_makes_no_sense(uri: str) -> None:
     with pytest.raises(ConfigurationError, match="give a file"):
-        targets.mlflow_target(uri)
+        target_mlflow.mlflow_target(uri)
 
 
 def test_mlflow_skinny_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +83,8 @@ def test_mlflow_skinny_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sqlalchemy" else find(name))
     monkeypatch.delitem(sys.modules, "sqlalchemy", raising=False)
     with pytest.raises(BackendNotInstalledError, match=r"tracelet\[mlflow\]"):
-        targets.mlflow_target("sqlite:///mlflow.db")
-    assert targets.mlflow_target("http://host") == "http://host"
+        target_mlflow.mlflow_target("sqlite:///mlflow.db")
+    assert target_mlflow.mlflow_target("http://host") == "http://host"
 
 
 def test_unknown_and_missing_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +99,9 @@ def test_unknown_and_missing_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("arguments", "says"), [({"api_key": "x"}, "dict"), ({"backend_url": "http://x"}, "variable")])
 def test_one_for_several(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str) -> None:
-    monkeypatch.setattr(targets, "KNOWN", {**targets.KNOWN, "other": ("json", "json")})
+    mlflow = targets.TRACKERS["mlflow"]
+    monkeypatch.setattr(targets, "TRACKERS", {"mlflow": mlflow, "other": dataclasses.replace(mlflow, module="json")})
+    monkeypatch.setattr(targets, "KNOWN", ("mlflow", "other"))
     with pytest.raises(ConfigurationError, match=says):
         targets.resolve(["mlflow", "other"], home, **arguments)
 

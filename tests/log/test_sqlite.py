@@ -15,6 +15,7 @@ from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.batches import TAG, batch, drained, ending, opening, positions, run_spec, writer_spec
 from tracelet.core.metrics import RunStatus
+from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as pb
 
 
@@ -311,3 +312,32 @@ def test_a_closed_log_says_so(tmp_path: Path) -> None:
         put(log, stream, opening(1))
     with pytest.raises(LogFailed):
         log.runs()
+
+
+def test_a_rewound_cursor_begins_anew(log: SqliteLog) -> None:
+    stream = log.open_stream(run_spec("mlflow", run_id="r"), writer_spec()).stream
+    put(log, stream, opening(11))
+    chunk = log.read("r", "mlflow", 100, 1 << 20)
+    assert chunk is not None
+    dead = [DeadLetter("r", "mlflow", chunk.until, 0, "loss", "no", "{}")]
+    log.commit("r", "mlflow", Progress(chunk.until, delivered=9, dead=dead, state="{}", stamps={1: 2}))
+    assert log.cursors("r")[0].settled
+    assert log.rewind("r", "mlflow") == 10
+    (cursor,) = log.cursors("r")
+    assert (cursor.lsn, cursor.delivered, cursor.dead, cursor.lag_points, cursor.state) == (0, 0, 0, 10, "")
+    assert log.recall("r", "mlflow", [1]) == {}
+    assert log.dead_letters("r") == []
+    with pytest.raises(ValueError, match="no cursor"):
+        log.rewind("r", "other")
+
+
+def test_a_backend_that_comes_later_has_all_before_it(log: SqliteLog) -> None:
+    stream = log.open_stream(run_spec("mlflow", run_id="r"), writer_spec()).stream
+    put(log, stream, opening(11))
+    again = wire.BackendSpec(kind="mlflow", target="http://other", slot="mlflow@other")
+    for _ in range(2):
+        log.add_backend("r", again)
+    assert [(c.kind, c.lag_points) for c in log.cursors("r")] == [("mlflow", 10), ("mlflow@other", 10)]
+    assert [backend.target for backend in log.runs("r")[0].spec.backends][1:] == ["http://other"]
+    with pytest.raises(ValueError, match="no run"):
+        log.add_backend("nobody", again)

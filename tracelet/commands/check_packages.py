@@ -13,7 +13,7 @@ from typing import Final
 
 from tracelet.commands.findings import Finding, ok, problem, warning
 from tracelet.core.options import Options
-from tracelet.core.targets import check_installed, mlflow_target
+from tracelet.core.targets import shown
 from tracelet.errors import TraceletError
 from tracelet.version import __version__
 
@@ -113,13 +113,10 @@ def _wrapt_extension() -> Finding:
 def _backend(kind: str) -> Finding:
     subject = f"backend {kind}"
     try:
-        check_installed(kind)
-        target = mlflow_target(None) if kind == "mlflow" else ""
+        target = shown(kind)
     except TraceletError as error:
         return problem(_ABOUT, subject, f"start_logging would fail: {error}", _line_that_installs(str(error)))
-    # A database's address may have its password in it.
-    shown = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:…@", target)
-    return ok(_ABOUT, subject, f"a run that is started here goes to {shown}" if shown else "there")
+    return ok(_ABOUT, subject, f"a run that is started here goes to {target}")
 
 
 def _line_that_installs(message: str) -> str:

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
+from tracelet.core.here import is_there
 from tracelet.core.plan import BackendTarget
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, UnknownBackendError
 from tracelet.transport import credentials
 
-__all__ = ["KNOWN", "check_installed", "check_mlflow_target", "mlflow_target", "resolve"]
+__all__ = ["KNOWN", "TRACKERS", "Tracker", "check", "check_installed", "resolve", "shown"]
 
-# kind -> (module that must be importable, package that brings it)
-KNOWN: Final[Mapping[str, tuple[str, str]]] = {"mlflow": ("mlflow", "mlflow")}
-# kind -> the variable that holds its key, and those that would go before it
-_API_KEYS: Final = {"mlflow": ("MLFLOW_TRACKING_TOKEN", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))}
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """A tracker that runs can go to.
+
+    Attributes:
+        module: what must be importable.
+        package: what brings it.
+        resolver: the module of ours that knows its targets: `resolve(asked)` and `check(asked)`.
+        key: the variable that holds its key.
+        instead: variables that would go before the key.
+    """
+
+    module: str
+    package: str
+    resolver: str
+    key: str
+    instead: tuple[str, ...] = ()
+
+
+TRACKERS: Final[Mapping[str, Tracker]] = {
+    "mlflow": Tracker(
+        "mlflow",
+        "mlflow",
+        "tracelet.core.target_mlflow",
+        key="MLFLOW_TRACKING_TOKEN",
+        instead=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    ),
+}
+KNOWN: Final = tuple(TRACKERS)
 _LATER: Final = ("wandb", "clearml")  # a script may hold their keys already
-_SQLITE: Final = re.compile(r"(sqlite(?:\+\w+)?://)/?([^?]*)(.*)", re.DOTALL)
-_DATABASE: Final = re.compile(r"(?:sqlite|postgresql|mysql|mssql)(?:\+\w+)?://")
 
 
 def resolve(
@@ -56,7 +79,7 @@ def resolve(
     found = []
     for kind in kinds:
         check_installed(kind)
-        target, secrets = _without_secrets(mlflow_target(None if backend_url is None else os.fspath(backend_url)))
+        target, secrets = _resolver(kind).resolve(None if backend_url is None else os.fspath(backend_url))
         found.append((kind, _sendable(target), secrets))
     return tuple(
         BackendTarget(kind, target, _sendable(sys.executable), _keep(home, kind, secrets, keys.get(kind)))
@@ -75,7 +98,7 @@ def _keys(kinds: Sequence[str], api_key: Any) -> Mapping[str, str]:
         raise ConfigurationError("api_key makes no sense; give a str, or a dict, {backend: key}")
     for kind in api_key:
         if kind not in (*KNOWN, *_LATER):
-            raise UnknownBackendError(kind, tuple(KNOWN))
+            raise UnknownBackendError(kind, KNOWN)
     return api_key
 
 
@@ -87,90 +110,42 @@ def check_installed(kind: str) -> None:
         BackendNotInstalledError: its package is missing.
     """
     if kind not in KNOWN:
-        raise UnknownBackendError(kind, tuple(KNOWN))
-    module, package = KNOWN[kind]
-    if not _is_there(module):
-        raise BackendNotInstalledError(kind, package, sys.executable)
+        raise UnknownBackendError(kind, KNOWN)
+    if not is_there(TRACKERS[kind].module):
+        raise BackendNotInstalledError(kind, TRACKERS[kind].package, sys.executable)
 
 
-def _is_there(module: str) -> bool:
-    if sys.modules.get(module) is not None:
-        return True
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None  # a folder of that name in the working directory has none
-
-
-def mlflow_target(asked: str | None) -> str:
-    """MLflow's tracking URI, absolute: the one asked for, `MLFLOW_TRACKING_URI`, or `mlflow.db` in the working directory.
+def check(kind: str) -> None:
+    """Whether a backend's target makes sense here, whatever is installed.
 
     Raises:
-        BackendNotInstalledError: it is a database, and this is mlflow-skinny.
-        ConfigurationError: it is kept in memory, or is a folder.
+        ConfigurationError: it does not.
     """
-    uri = check_mlflow_target(asked)
-    if _DATABASE.match(uri) and not _is_there("sqlalchemy"):
-        raise BackendNotInstalledError("mlflow", "sqlalchemy", sys.executable)
-    if sqlite := _SQLITE.fullmatch(uri):
-        scheme, path, query = sqlite.groups()
-        if not path.startswith("/"):
-            # The user's part is an address already; the folder becomes one: `%20` in an address is a blank.
-            path = str(_here()).rstrip("/").replace("%", "%25").replace("?", "%3F") + "/" + path
-        return f"{scheme}/{path}{query}"
-    return uri
+    _resolver(kind).check(None)
 
 
-def check_mlflow_target(asked: str | None = None) -> str:
-    """Whether MLflow's tracking URI is a place to deliver to, whatever is installed here; as it was given.
+def shown(kind: str) -> str:
+    """Where a run that is started here would go, as it may be shown.
 
     Raises:
-        ConfigurationError: it is kept in memory, or is a folder.
+        TraceletError: nowhere.
     """
-    uri = asked or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if (sqlite := _SQLITE.fullmatch(uri)) and sqlite[2] in ("", ":memory:"):
-        raise ConfigurationError(f"{uri} is gone when its process ends; give a file, as sqlite:///mlflow.db")
-    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
-        folder = Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else _here() / uri
-        database = shlex.quote(f"sqlite:///{folder.parent}/mlflow.db")
-        raise ConfigurationError(
-            f"{uri} is a folder, MLflow's file store, which MLflow itself no longer writes to. Give a database or a server: "
-            f"MLFLOW_TRACKING_URI={database}. What is in the folder gets there by:  mlflow migrate-filestore --source "
-            f"{shlex.quote(str(folder))} --target {database}"
-        )
-    return uri
+    check_installed(kind)
+    target: str = _resolver(kind).resolve(None)[0]
+    return target
 
 
-def _here() -> Path:
-    """The folder that relative targets lie in: one for all processes of a `tracelet run`, wherever they work."""
-    try:
-        return Path(os.environ.get("TRACELET_RUN_DIR") or Path.cwd())
-    except FileNotFoundError:
-        raise ConfigurationError(
-            "the working directory is gone, and the target is relative to it; give backend_url or MLFLOW_TRACKING_URI an "
-            "absolute one"
-        ) from None
-
-
-def _without_secrets(uri: str) -> tuple[str, dict[str, str]]:
-    """An address as it may be shown and stored, and the variables that hold what was taken out of it."""
-    try:
-        parts = urlsplit(uri)
-        user, password = parts.username, parts.password
-    except ValueError:
-        return uri, {}
-    if not password:
-        return uri, {}
-    host = parts.netloc.rpartition("@")[2]
-    if parts.scheme in ("http", "https"):
-        secrets = {"MLFLOW_TRACKING_USERNAME": unquote(user or ""), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
-        return parts._replace(netloc=host).geturl(), secrets
-    return parts._replace(netloc=f"{user or ''}@{host}").geturl(), {credentials.STORE_PASSWORD: unquote(password)}
+def _resolver(kind: str) -> Any:
+    return importlib.import_module(TRACKERS[kind].resolver)
 
 
 def _keep(home: Path, kind: str, secrets: Mapping[str, str], key: str | None) -> str:
     variables = credentials.collect(os.environ, secrets)
     if key:
-        name, others = _API_KEYS[kind]
-        variables = {**{name: value for name, value in variables.items() if name not in others}, name: key}
+        tracker = TRACKERS[kind]
+        variables = {name: value for name, value in variables.items() if name not in tracker.instead} | {
+            tracker.key: key
+        }
     try:
         return credentials.keep(home, variables)
     except OSError as error:

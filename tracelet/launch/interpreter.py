@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracelet.core.targets import KNOWN, check_installed
+from tracelet.core.targets import TRACKERS, check_installed
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, UnknownBackendError
 from tracelet.launch.command import Command, Kind
 
@@ -55,8 +55,8 @@ def examine(command: Command, backends: Sequence[str]) -> Interpreter:
         ConfigurationError: that Python has no tracelet.
     """
     for kind in backends:
-        if kind not in KNOWN:
-            raise UnknownBackendError(kind, tuple(KNOWN))
+        if kind not in TRACKERS:
+            raise UnknownBackendError(kind, tuple(TRACKERS))
     if command.kind is Kind.PROGRAM or (_is_this(command.program) and not command.letters & set(_SCOPE)):
         for kind in backends:
             check_installed(kind)
@@ -73,7 +73,7 @@ def _is_this(program: str) -> bool:
 def _ask(command: Command, backends: Sequence[str]) -> Interpreter:
     scope = [f"-{letter}" for letter in _SCOPE if letter in command.letters]
     typed = " ".join([command.program, *scope])
-    modules = ["tracelet", *(KNOWN[kind][0] for kind in backends)]
+    modules = ["tracelet", *(TRACKERS[kind].module for kind in backends)]
     try:
         answer = subprocess.run(
             [command.program, *scope, "-c", _ASK, *modules],
@@ -94,7 +94,7 @@ def _ask(command: Command, backends: Sequence[str]) -> Interpreter:
             f"Install it:  {command.program} -m pip install tracelet"
         )
     for kind in backends:
-        module, package = KNOWN[kind]
+        module, package = TRACKERS[kind].module, TRACKERS[kind].package
         if not told["found"][module]:
             raise BackendNotInstalledError(kind, package, command.program)
     return Interpreter(command.program, told["version"], launch)

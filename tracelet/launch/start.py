@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
-from tracelet.core.targets import check_mlflow_target
+from tracelet.core.targets import check
 from tracelet.errors import ConfigurationError
 from tracelet.frameworks.table import FRAMEWORKS
 from tracelet.guard import guard, say
@@ -42,8 +42,8 @@ def start(words: Sequence[str], asked: Asked) -> int:
     if options.disabled:
         _replace(command.program, _plain(command), os.environ)
     usable_home(options.home)
-    if "mlflow" in options.backend:
-        check_mlflow_target()
+    for kind in options.backend:
+        check(kind)
     interpreter = examine(command, options.backend)
     environment = leave(os.environ, asked, options.home, command, interpreter, _intercepted())
     if command.kind is Kind.PROGRAM:

@@ -95,6 +95,12 @@ class Berth:
         return self._ready
 
     @property
+    def holds(self) -> bool:
+        """The worker has something open that another one would have to build anew."""
+        with self._lock:
+            return self._worker is not None and self._ready and self._worker.holds
+
+    @property
     def pid(self) -> int:
         """The worker's process; 0 when there is none."""
         with self._lock:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet_collector.delivery.backoff import Backoff
+from tracelet_collector.log.base import slot_of
 
 __all__ = ["Course", "Live", "State"]
 
@@ -39,6 +40,7 @@ class Course:
         queued: it waits for its turn, or has it.
         woken: there may be more than was read.
         deaths: workers in a row that failed over the same chunk.
+        rewinds: in a row, with nothing delivered between.
     """
 
     run: wire.RunSpec
@@ -49,6 +51,12 @@ class Course:
     queued: bool = False
     woken: bool = False
     deaths: int = 0
+    rewinds: int = 0
+
+    @property
+    def slot(self) -> str:
+        """What the run calls the backend."""
+        return slot_of(self.backend)
 
     def went_well(self) -> None:
         """A chunk was delivered and committed, or there was none."""

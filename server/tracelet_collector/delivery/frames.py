@@ -4,7 +4,7 @@ The conversation (version 1). The scheduler asks, the worker answers, one exchan
 
     hello {version, kind, locks}            ready {version, pid, batch_points} | refused {message}
     export {run, about, state, …} + bytes   exported {counts, dead, state} + stamps
-                                             | retry {message, after} | pause {message}
+                                             | retry {message, after} | pause {message, key} | rewind {message}
                                              | unreadable {message} | broken {message}
     while an export is under way:            recall + keys
     recalled + entries
@@ -12,7 +12,8 @@ The conversation (version 1). The scheduler asks, the worker answers, one exchan
 
 The two ends may be of different versions: the worker's is the training script's. `run` has what every version knows, `about`
 what later ones added, of which a worker takes what it knows; `working` is said only over records that an older collector
-never has.
+never has, `rewind` only by exporters that it never asks for. Every answer to `export` says with `holds` whether the worker has
+something open.
 
 Integers that travel in bulk (keys, entries, stamps) are packed as native 64-bit ones: both ends are on one machine.
 """

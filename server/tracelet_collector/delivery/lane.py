@@ -17,8 +17,8 @@ from tracelet_collector.delivery.course import Course, Live, State
 from tracelet_collector.delivery.process import Unreadable, WorkerFailed
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
-from tracelet_collector.exporters.base import Paused, Retryable
-from tracelet_collector.log.base import Log, LogFailed
+from tracelet_collector.exporters.base import Paused, Retryable, Rewind
+from tracelet_collector.log.base import Log, LogFailed, slot_of
 
 __all__ = ["Lane"]
 
@@ -50,7 +50,7 @@ class Lane:
         self._worker_log = home / f"worker-{key.kind}.log"
         self._patience = patience
         self._change = threading.Condition()
-        self._courses: dict[str, Course] = {}
+        self._courses: dict[tuple[str, str], Course] = {}
         self._queue: deque[Course] = deque()
         self._stopping = False
         self._failures = 0  # in a row, of whatever run
@@ -64,9 +64,10 @@ class Lane:
     def wake(self, run: wire.RunSpec, backend: wire.BackendSpec) -> None:
         """There may be something to deliver for a run."""
         with self._change:
-            course = self._courses.get(run.run_id)
+            place = run.run_id, slot_of(backend)
+            course = self._courses.get(place)
             if course is None:
-                course = self._courses[run.run_id] = Course(run, backend, Backoff(self._patience))
+                course = self._courses[place] = Course(run, backend, Backoff(self._patience))
             course.run = run  # whoever resumed it may have said more of it
             course.woken = True
             if not course.queued:
@@ -83,7 +84,7 @@ class Lane:
             state, error = course.state, course.last_error
             if start_state != "ok" and course.queued:
                 state, error = start_state, start_error
-            yield (course.run.run_id, self._key.kind), Live(state, error, pid)
+            yield (course.run.run_id, course.slot), Live(state, error, pid)
 
     def stop(self) -> None:
         """Ask the thread to end after the chunk under way."""
@@ -124,7 +125,7 @@ class Lane:
             while not self._stopping:
                 now = time.monotonic()
                 times = [max(course.backoff.until, self._berth.until) for course in self._queue]
-                idle = self._berth.filled and now >= idle_at
+                idle = self._berth.filled and now >= idle_at and not self._berth.holds
                 if idle or self._berth.must_yield(busy=any(at <= now + _SHORTLY for at in times)):
                     return "rest"
                 if not self._berth.waits:
@@ -132,7 +133,9 @@ class Lane:
                         if at <= now:
                             self._queue.remove(course)
                             return course
-                upcoming = [at - now for at in times if at > now] + ([idle_at - now] if self._berth.filled else [])
+                upcoming = [at - now for at in times if at > now] + (
+                    [idle_at - now] if self._berth.filled and now < idle_at else []
+                )
                 self._change.wait(min(upcoming, default=None))
         return "stop"
 
@@ -159,6 +162,8 @@ class Lane:
         except LogFailed as error:
             self._failed(course, "retrying", f"the log: {error}")
             course.backoff.failed()
+        except Rewind as error:
+            self._rewind(course, str(error))
         except Unreadable as error:
             self._failed(
                 course, "retrying", f"a part of the log cannot be decoded, and nothing after it goes out: {error}"
@@ -182,19 +187,20 @@ class Lane:
         Returns:
             Whether there was one.
         """
-        run_id, kind = course.run.run_id, course.backend.kind
-        if not self._berth.filled and self._log.read(run_id, kind, 1, 1) is None:
+        run_id, slot = course.run.run_id, course.slot
+        if not self._berth.filled and self._log.read(run_id, slot, 1, 1) is None:
             self._berth.vacate()  # it may be in line
             return False
         worker = self._berth.worker()
-        chunk = self._log.read(run_id, kind, worker.batch_points, _MAX_CHUNK_BYTES)
-        state = next((c.state for c in self._log.cursors(run_id) if c.kind == kind), "")
+        chunk = self._log.read(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
+        state = next((c.state for c in self._log.cursors(run_id) if c.kind == slot), "")
         if chunk is None:
             return False
         progress = worker.export(
-            course.run, course.backend, chunk, state, lambda keys: self._log.recall(run_id, kind, keys)
+            course.run, course.backend, chunk, state, lambda keys: self._log.recall(run_id, slot, keys)
         )
-        self._log.commit(run_id, kind, progress)
+        self._log.commit(run_id, slot, progress)
+        course.rewinds = 0
         return True
 
     def _failed(self, course: Course, state: State, error: str) -> None:
@@ -203,6 +209,20 @@ class Lane:
         self._failures += 1
         if self._failures % _STUBBORN == 0:
             self._berth.vacate()
+
+    def _rewind(self, course: Course, why: str) -> None:
+        """What was counted is not there: from the first record on. At once, unless it was done a moment ago."""
+        try:
+            self._log.rewind(course.run.run_id, course.slot)
+        except LogFailed as error:
+            self._failed(course, "retrying", f"the log: {error}")
+            course.backoff.failed()
+            return
+        course.rewinds += 1
+        _logger.warning("run %s goes to %s from its first record on: %s", course.run.run_id, course.slot, why)
+        if course.rewinds > 1:
+            self._failed(course, "retrying", f"{why}: from the first record on again")
+            course.backoff.failed()
 
     def _worker_failed(self, course: Course, error: str) -> None:
         """The worker is gone. The chunk comes again; only now and then, when it was the end of several."""
@@ -235,7 +255,7 @@ class Lane:
     def _rest(self) -> None:
         self._berth.vacate()
         with self._change:  # what is settled is forgotten: the log knows it
-            self._courses = {run_id: course for run_id, course in self._courses.items() if course.queued}
+            self._courses = {place: course for place, course in self._courses.items() if course.queued}
 
     def _look(self) -> None:
         with self._change:

@@ -24,10 +24,10 @@ from tracelet_collector.delivery.frames import (
     unpack_pairs,
 )
 from tracelet_collector.delivery.spawner import Spawner
-from tracelet_collector.exporters.base import Paused, Retryable
+from tracelet_collector.exporters.base import Paused, Retryable, Rewind, Unauthorized
 from tracelet_collector.exporters.table import EXPORTERS
 from tracelet_collector.home import blobs_path
-from tracelet_collector.log.base import Chunk, DeadLetter, Progress
+from tracelet_collector.log.base import Chunk, DeadLetter, Progress, slot_of
 
 __all__ = ["Unreadable", "WorkerFailed", "WorkerProcess"]
 
@@ -58,10 +58,12 @@ class WorkerProcess:
 
     Attributes:
         batch_points: how many points a chunk should have, at best.
+        holds: it has something open that another worker would have to build anew.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel, origin: _Origin, patience: Patience) -> None:
         self.batch_points = 0
+        self.holds = False
         self._process = process
         self._channel = channel
         self._origin = origin
@@ -164,13 +166,14 @@ class WorkerProcess:
             What is to be committed.
 
         Raises:
-            Retryable, Paused: the exporter's words.
+            Retryable, Paused, Rewind: the exporter's words.
             Unreadable: the worker cannot decode the chunk.
             WorkerFailed: the worker is of no further use.
         """
         try:
             frame = _export_frame(run, backend, chunk, state, blobs_path(self._origin.home))
             header, payload = self._exchange(frame, recall)
+            self.holds = bool(header.get("holds"))
         except TimeoutError:
             raise WorkerFailed(f"the worker gave no answer within {self._patience.export:g} s") from None
         except Disconnected:
@@ -186,14 +189,16 @@ class WorkerProcess:
                     delivered=header["delivered"],
                     collapsed=header["collapsed"],
                     rerouted=header["rerouted"],
-                    dead=[DeadLetter(run.run_id, backend.kind, **letter) for letter in header["dead"]],
+                    dead=[DeadLetter(run.run_id, slot_of(backend), **letter) for letter in header["dead"]],
                     state=header["state"],
                     stamps=unpack_pairs(payload),
                 )
             case "retry":
                 raise Retryable(header["message"], header["after"])
             case "pause":
-                raise Paused(header["message"])
+                raise (Unauthorized if header.get("key") else Paused)(header["message"])
+            case "rewind":
+                raise Rewind(header["message"])
             case "unreadable":
                 raise Unreadable(header["message"])
             case _:

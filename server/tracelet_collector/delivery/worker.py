@@ -28,7 +28,17 @@ from tracelet.proto.v1 import records_pb2 as pb
 from tracelet.version import __version__
 from tracelet_collector.delivery.frames import FRAMES_VERSION, Channel, Disconnected, pack, pack_pairs, unpack_pairs
 from tracelet_collector.delivery.locks import exclusive
-from tracelet_collector.exporters.base import Dead, Exporter, Item, Outcome, Paused, Retryable, Run
+from tracelet_collector.exporters.base import (
+    Dead,
+    Exporter,
+    Item,
+    Outcome,
+    Paused,
+    Retryable,
+    Rewind,
+    Run,
+    Unauthorized,
+)
 from tracelet_collector.exporters.table import EXPORTERS
 
 __all__ = ["main"]
@@ -52,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         while exporter is not None:
             header, payload = channel.receive()
             answer, carried = _answer(channel, exporter, locks, header, payload)
+            answer["holds"] = exporter.holds
             channel.send(answer, carried)
     except Disconnected:
         pass
@@ -130,7 +141,9 @@ def _answer(
     except Retryable as error:
         return {"say": "retry", "message": str(error), "after": error.retry_after}, b""
     except Paused as error:
-        return {"say": "pause", "message": str(error)}, b""
+        return {"say": "pause", "message": str(error), "key": isinstance(error, Unauthorized)}, b""
+    except Rewind as error:
+        return {"say": "rewind", "message": str(error)}, b""
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -8,8 +8,14 @@ so the same chunk, delivered again after a crash, leads to the same calls.
 Errors tell what can be done:
 
     ExportError
-    ├── Retryable     the tracker is down, slow or busy: the whole chunk again, later, without limit
-    └── Paused        nothing works until somebody does something (a schema, a key, a missing package): try now and then
+    ├── Retryable         the tracker is down, slow or busy: the whole chunk again, later, without limit
+    ├── Paused            nothing works until somebody does something (a schema, a missing package): try now and then
+    │   └── Unauthorized  the tracker does not take the key: the newest one that anybody left for this target is tried
+    └── Rewind            what the tracker has cannot be gone on from: the run again, from its first record
+
+A tracker that keeps every row it is given, as W&B does, has no chunk twice without a mark. Its exporter makes its rows so that
+they do not depend on where chunks were cut (`Item.lsn` is a place of the log that never changes), counts them, and compares
+with what the tracker has; where rows that were taken for delivered are not there, it asks for a `Rewind`.
 """
 
 from __future__ import annotations
@@ -22,7 +28,19 @@ from typing import Any, ClassVar, Protocol
 from tracelet.core.metrics import BlobRef, Record
 from tracelet_collector.blobs import blob_path
 
-__all__ = ["Dead", "ExportError", "Exporter", "Item", "Memory", "Outcome", "Paused", "Retryable", "Run"]
+__all__ = [
+    "Dead",
+    "ExportError",
+    "Exporter",
+    "Item",
+    "Memory",
+    "Outcome",
+    "Paused",
+    "Retryable",
+    "Rewind",
+    "Run",
+    "Unauthorized",
+]
 
 
 class ExportError(Exception):
@@ -39,6 +57,18 @@ class Retryable(ExportError):
 
 class Paused(ExportError):
     """It will not work until somebody does what the message says."""
+
+
+class Unauthorized(Paused):
+    """The tracker does not take the credentials, or wants some."""
+
+
+class Rewind(ExportError):
+    """What was counted as delivered is not there.
+
+    The run's account in this tracker is cleared, with its state, its memory and its dead letters, and its records come again
+    from the first one on.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +169,12 @@ class Exporter(Protocol):
         Raises:
             Retryable: nothing of this call counts, though some of it may have arrived: it comes again, the same.
             Paused: likewise, but somebody must do something first.
+            Rewind: the run comes again, from its first record on, with an empty state.
         """
 
+    @property
+    def holds(self) -> bool:
+        """It has something open that the next worker would have to build anew: this one is not ended for being idle."""
+
     def close(self) -> None:
-        """Let go of the tracker."""
+        """Let go of the tracker. Is not called before a crash."""

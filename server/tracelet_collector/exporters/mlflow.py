@@ -74,6 +74,11 @@ class MlflowExporter:
             self._targets.check(run.target)
             return outcome
 
+    @property
+    def holds(self) -> bool:
+        """Nothing: MLflow has what was written."""
+        return False
+
     def close(self) -> None:
         """Let go of the targets."""
         self._targets.close()

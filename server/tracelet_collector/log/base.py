@@ -1,7 +1,7 @@
 """The durable log, behind the interface that the rest of the collector speaks.
 
 A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend a
-cursor with its counts; and the dead letters. `append`, `commit` and `bury` are durable when they return. Today SQLite keeps
+cursor with its counts; and the dead letters. A run's backend goes by its slot, which is mostly its kind. `append`, `commit` and `bury` are durable when they return. Today SQLite keeps
 it (`sqlite.py`); a team that outgrows one machine will keep it in NATS JetStream, so nothing here assumes SQL.
 """
 
@@ -27,7 +27,13 @@ __all__ = [
     "SequenceGap",
     "Stored",
     "StreamRow",
+    "slot_of",
 ]
+
+
+def slot_of(backend: wire.BackendSpec) -> str:
+    """What a run calls a backend, and what its cursor is kept under: mostly the kind."""
+    return backend.slot or backend.kind
 
 
 class LogFailed(Exception):
@@ -219,11 +225,30 @@ class Log(Protocol):
     def commit(self, run_id: str, kind: str, progress: Progress) -> None:
         """Move a cursor, with the counts, the dead letters and the exporter's state. Durable.
 
-        A cursor never moves back: progress that is behind it was committed before, and is left out.
+        A commit never moves a cursor back: progress that is behind it was committed before, and is left out.
 
         Raises:
             LogFailed: nothing of this call counts.
             ValueError: there is no such cursor, or the counts are not those of the points it would pass.
+        """
+
+    def add_backend(self, run_id: str, backend: wire.BackendSpec) -> None:
+        """Give a run a backend more, with its cursor at the beginning; one that it has stays as it is. Durable.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+            ValueError: there is no such run.
+        """
+
+    def rewind(self, run_id: str, kind: str) -> int:
+        """Put a cursor back to the beginning: its counts, its state, its memory and its dead letters are cleared. Durable.
+
+        Returns:
+            Points that are behind the cursor now.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+            ValueError: there is no such cursor.
         """
 
     def recall(self, run_id: str, kind: str, keys: Sequence[int]) -> Mapping[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,6 +26,7 @@ from tracelet_collector.log.base import (
     RunRow,
     SequenceGap,
     StreamRow,
+    slot_of,
 )
 from tracelet_collector.log.group import Group, StreamState
 from tracelet_collector.log.handle import DiskFull, WriteHandle
@@ -132,6 +133,27 @@ class SqliteLog:
                 _move_cursor(db, run_id, kind, progress)
             self._handle.written(len(progress.stamps) * 32)
 
+    def add_backend(self, run_id: str, backend: wire.BackendSpec) -> None:
+        """See `Log.add_backend`."""
+
+        def add() -> None:
+            with self._handle.lock, self._handle.transaction() as db:
+                row = db.execute("SELECT run, spec FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+                if row is None:
+                    raise ValueError(f"the log has no run {run_id}")
+                _add_backends(db, row[0], wire.RunSpec.FromString(row[1]), [backend])
+
+        self._with_reserve(add)
+
+    def rewind(self, run_id: str, kind: str) -> int:
+        """See `Log.rewind`."""
+
+        def rewind() -> int:
+            with self._handle.lock, self._handle.transaction() as db:
+                return _rewind(db, run_id, kind)
+
+        return self._with_reserve(rewind)
+
     def _with_reserve(self, write: Callable[[], _T]) -> _T:
         """Writes that must go through on a full disk, at the reserve's cost."""
         try:
@@ -237,14 +259,21 @@ def _know_run(db: sqlite3.Connection, run: wire.RunSpec) -> tuple[int, wire.RunS
     )
     number, raw = db.execute("SELECT run, spec FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
     spec = wire.RunSpec.FromString(raw)
-    there = {backend.kind for backend in spec.backends}
-    if added := [backend for backend in run.backends if backend.kind not in there]:
+    _add_backends(db, number, spec, run.backends)
+    return int(number), spec
+
+
+def _add_backends(
+    db: sqlite3.Connection, number: int, spec: wire.RunSpec, backends: Iterable[wire.BackendSpec]
+) -> None:
+    there = {slot_of(backend) for backend in spec.backends}
+    if added := [backend for backend in backends if slot_of(backend) not in there]:
         spec.backends.extend(added)
         db.execute("UPDATE runs SET spec = ? WHERE run = ?", (spec.SerializeToString(), number))
     db.executemany(
-        "INSERT OR IGNORE INTO cursors (run, kind) VALUES (?, ?)", [(number, backend.kind) for backend in spec.backends]
+        "INSERT OR IGNORE INTO cursors (run, kind) VALUES (?, ?)",
+        [(number, slot_of(backend)) for backend in spec.backends],
     )
-    return int(number), spec
 
 
 def _go_by(db: sqlite3.Connection, number: int, spec: wire.RunSpec, run: wire.RunSpec) -> None:
@@ -254,6 +283,22 @@ def _go_by(db: sqlite3.Connection, number: int, spec: wire.RunSpec, run: wire.Ru
             setattr(spec, field, said)
     spec.tags.update(run.tags)
     db.execute("UPDATE runs SET spec = ? WHERE run = ?", (spec.SerializeToString(deterministic=True), number))
+
+
+def _rewind(db: sqlite3.Connection, run_id: str, kind: str) -> int:
+    place = db.execute(
+        "SELECT run, cursor, durable FROM cursors JOIN runs USING (run) WHERE run_id = ? AND kind = ?", (run_id, kind)
+    ).fetchone()
+    if place is None:
+        raise ValueError(f"run {run_id} has no cursor for {kind}")
+    run, cursor, durable = place
+    db.execute(
+        "UPDATE cursors SET lsn = 0, delivered = 0, collapsed = 0, rerouted = 0, dead = 0, state = '' WHERE cursor = ?",
+        (cursor,),
+    )
+    db.execute("DELETE FROM stamps WHERE cursor = ?", (cursor,))
+    db.execute("DELETE FROM dead_letters WHERE run = ? AND backend = ?", (run, kind))
+    return int(durable)
 
 
 def _move_cursor(db: sqlite3.Connection, run_id: str, kind: str, progress: Progress) -> None:

@@ -13,7 +13,7 @@ __all__ = [
 ]
 
 WIRE_MAJOR: Final = 1
-WIRE_MINOR: Final = 1
+WIRE_MINOR: Final = 2
 MAX_BATCH_RECORDS: Final = 10_000  # events and points; spans may cover more positions
 MAX_BATCH_BYTES: Final = 3 * 1024 * 1024
 MAX_BLOB_BYTES: Final = 1 << 40

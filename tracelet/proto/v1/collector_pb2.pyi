@@ -103,6 +103,7 @@ class BackendSpec(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     INTERPRETER_FIELD_NUMBER: builtins.int
     CREDENTIALS_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """"mlflow" """
     target: builtins.str
@@ -111,6 +112,8 @@ class BackendSpec(google.protobuf.message.Message):
     """the Python that has the tracker's SDK"""
     credentials: builtins.str
     """empty: none needed"""
+    slot: builtins.str
+    """what the run calls it; empty: the kind. Others are a replay's, to a second target of a kind"""
     def __init__(
         self,
         *,
@@ -118,8 +121,9 @@ class BackendSpec(google.protobuf.message.Message):
         target: builtins.str = ...,
         interpreter: builtins.str = ...,
         credentials: builtins.str = ...,
+        slot: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["credentials", b"credentials", "interpreter", b"interpreter", "kind", b"kind", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["credentials", b"credentials", "interpreter", b"interpreter", "kind", b"kind", "slot", b"slot", "target", b"target"]) -> None: ...
 
 global___BackendSpec = BackendSpec
 
@@ -515,6 +519,7 @@ class RunState(google.protobuf.message.Message):
     BACKENDS_FIELD_NUMBER: builtins.int
     CREATED_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
+    RETIRED_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     name: builtins.str
     project: builtins.str
@@ -524,6 +529,8 @@ class RunState(google.protobuf.message.Message):
     dropped: builtins.int
     created: builtins.float
     ended: builtins.float
+    retired: builtins.bool
+    """its records are no longer in the log"""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """log_dir -> label"""
@@ -544,8 +551,9 @@ class RunState(google.protobuf.message.Message):
         backends: collections.abc.Iterable[global___BackendState] | None = ...,
         created: builtins.float = ...,
         ended: builtins.float = ...,
+        retired: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backends", b"backends", "created", b"created", "dropped", b"dropped", "durable", b"durable", "ended", b"ended", "labels", b"labels", "name", b"name", "project", b"project", "received", b"received", "run_id", b"run_id", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backends", b"backends", "created", b"created", "dropped", b"dropped", "durable", b"durable", "ended", b"ended", "labels", b"labels", "name", b"name", "project", b"project", "received", b"received", "retired", b"retired", "run_id", b"run_id", "status", b"status"]) -> None: ...
 
 global___RunState = RunState
 
@@ -568,6 +576,8 @@ class BackendState(google.protobuf.message.Message):
     WORKER_PID_FIELD_NUMBER: builtins.int
     SETTLED_FIELD_NUMBER: builtins.int
     LINK_FIELD_NUMBER: builtins.int
+    SLOT_FIELD_NUMBER: builtins.int
+    CATCH_UP_SECONDS_FIELD_NUMBER: builtins.int
     kind: builtins.str
     target: builtins.str
     state: builtins.str
@@ -584,6 +594,10 @@ class BackendState(google.protobuf.message.Message):
     """points and events: nothing is left to deliver"""
     link: builtins.str
     """where the run is in the tracker; empty: not known yet"""
+    slot: builtins.str
+    """what the run calls the backend: mostly its kind"""
+    catch_up_seconds: builtins.float
+    """falling behind: until it has caught up, at the rate of late; 0: it is not, inf: never"""
     def __init__(
         self,
         *,
@@ -600,10 +614,158 @@ class BackendState(google.protobuf.message.Message):
         worker_pid: builtins.int = ...,
         settled: builtins.bool = ...,
         link: builtins.str = ...,
+        slot: builtins.str = ...,
+        catch_up_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "link", b"link", "rerouted", b"rerouted", "settled", b"settled", "state", b"state", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["catch_up_seconds", b"catch_up_seconds", "collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "link", b"link", "rerouted", b"rerouted", "settled", b"settled", "slot", b"slot", "state", b"state", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
 
 global___BackendState = BackendState
+
+@typing.final
+class ReplayRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    run_id: builtins.str
+    @property
+    def backend(self) -> global___BackendSpec: ...
+    def __init__(
+        self,
+        *,
+        run_id: builtins.str = ...,
+        backend: global___BackendSpec | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["backend", b"backend"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "run_id", b"run_id"]) -> None: ...
+
+global___ReplayRequest = ReplayRequest
+
+@typing.final
+class ReplayReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    slot: builtins.str
+    points: builtins.int
+    """that will go"""
+    def __init__(
+        self,
+        *,
+        slot: builtins.str = ...,
+        points: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["points", b"points", "slot", b"slot"]) -> None: ...
+
+global___ReplayReply = ReplayReply
+
+@typing.final
+class DeadLettersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    run_id: builtins.str
+    """empty: all"""
+    backend: builtins.str
+    """slot; empty: all"""
+    def __init__(
+        self,
+        *,
+        run_id: builtins.str = ...,
+        backend: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "run_id", b"run_id"]) -> None: ...
+
+global___DeadLettersRequest = DeadLettersRequest
+
+@typing.final
+class DeadLetter(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    RUN_ID_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    POINT_FIELD_NUMBER: builtins.int
+    REDRIVEN_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    run_id: builtins.str
+    backend: builtins.str
+    """slot"""
+    name: builtins.str
+    error: builtins.str
+    point: builtins.str
+    """JSON"""
+    redriven: builtins.bool
+    """it is to be tried again"""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        run_id: builtins.str = ...,
+        backend: builtins.str = ...,
+        name: builtins.str = ...,
+        error: builtins.str = ...,
+        point: builtins.str = ...,
+        redriven: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "error", b"error", "id", b"id", "name", b"name", "point", b"point", "redriven", b"redriven", "run_id", b"run_id"]) -> None: ...
+
+global___DeadLetter = DeadLetter
+
+@typing.final
+class DeadLettersReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LETTERS_FIELD_NUMBER: builtins.int
+    @property
+    def letters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeadLetter]: ...
+    def __init__(
+        self,
+        *,
+        letters: collections.abc.Iterable[global___DeadLetter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["letters", b"letters"]) -> None: ...
+
+global___DeadLettersReply = DeadLettersReply
+
+@typing.final
+class ResolveRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: builtins.int
+    DROP_FIELD_NUMBER: builtins.int
+    drop: builtins.bool
+    """forget them; else try them again"""
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
+        drop: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["drop", b"drop", "ids", b"ids"]) -> None: ...
+
+global___ResolveRequest = ResolveRequest
+
+@typing.final
+class ResolveReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LETTERS_FIELD_NUMBER: builtins.int
+    letters: builtins.int
+    def __init__(
+        self,
+        *,
+        letters: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["letters", b"letters"]) -> None: ...
+
+global___ResolveReply = ResolveReply
 
 @typing.final
 class StopRequest(google.protobuf.message.Message):

@@ -49,6 +49,21 @@ class CollectorStub(object):
                 request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusRequest.SerializeToString,
                 response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/tracelet.proto.v1.Collector/Replay',
+                request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayReply.FromString,
+                _registered_method=True)
+        self.DeadLetters = channel.unary_unary(
+                '/tracelet.proto.v1.Collector/DeadLetters',
+                request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersRequest.SerializeToString,
+                response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersReply.FromString,
+                _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/tracelet.proto.v1.Collector/Resolve',
+                request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveReply.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/tracelet.proto.v1.Collector/Stop',
                 request_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StopRequest.SerializeToString,
@@ -79,6 +94,27 @@ class CollectorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Replay(self, request, context):
+        """Deliver a run from its first record on: to a backend that it never had, or once more. Since minor 2.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeadLetters(self, request, context):
+        """Points that a backend will never take. Since minor 2.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """Try them again, or forget them. Since minor 2.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stop(self, request, context):
         """Finish what is under way, then exit.
         """
@@ -103,6 +139,21 @@ def add_CollectorServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusRequest.FromString,
                     response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusReply.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayRequest.FromString,
+                    response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayReply.SerializeToString,
+            ),
+            'DeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeadLetters,
+                    request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersRequest.FromString,
+                    response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersReply.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveRequest.FromString,
+                    response_serializer=tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveReply.SerializeToString,
             ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
@@ -191,6 +242,87 @@ class Collector(object):
             '/tracelet.proto.v1.Collector/Status',
             tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusRequest.SerializeToString,
             tracelet_dot_proto_dot_v1_dot_collector__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tracelet.proto.v1.Collector/Replay',
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayRequest.SerializeToString,
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.ReplayReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tracelet.proto.v1.Collector/DeadLetters',
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersRequest.SerializeToString,
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.DeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tracelet.proto.v1.Collector/Resolve',
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveRequest.SerializeToString,
+            tracelet_dot_proto_dot_v1_dot_collector__pb2.ResolveReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,24 @@ class CollectorStub:
         tracelet.proto.v1.collector_pb2.StatusReply,
     ]
 
+    Replay: grpc.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.ReplayRequest,
+        tracelet.proto.v1.collector_pb2.ReplayReply,
+    ]
+    """Deliver a run from its first record on: to a backend that it never had, or once more. Since minor 2."""
+
+    DeadLetters: grpc.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.DeadLettersRequest,
+        tracelet.proto.v1.collector_pb2.DeadLettersReply,
+    ]
+    """Points that a backend will never take. Since minor 2."""
+
+    Resolve: grpc.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.ResolveRequest,
+        tracelet.proto.v1.collector_pb2.ResolveReply,
+    ]
+    """Try them again, or forget them. Since minor 2."""
+
     Stop: grpc.UnaryUnaryMultiCallable[
         tracelet.proto.v1.collector_pb2.StopRequest,
         tracelet.proto.v1.collector_pb2.StopReply,
@@ -64,6 +82,24 @@ class CollectorAsyncStub:
         tracelet.proto.v1.collector_pb2.StatusRequest,
         tracelet.proto.v1.collector_pb2.StatusReply,
     ]
+
+    Replay: grpc.aio.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.ReplayRequest,
+        tracelet.proto.v1.collector_pb2.ReplayReply,
+    ]
+    """Deliver a run from its first record on: to a backend that it never had, or once more. Since minor 2."""
+
+    DeadLetters: grpc.aio.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.DeadLettersRequest,
+        tracelet.proto.v1.collector_pb2.DeadLettersReply,
+    ]
+    """Points that a backend will never take. Since minor 2."""
+
+    Resolve: grpc.aio.UnaryUnaryMultiCallable[
+        tracelet.proto.v1.collector_pb2.ResolveRequest,
+        tracelet.proto.v1.collector_pb2.ResolveReply,
+    ]
+    """Try them again, or forget them. Since minor 2."""
 
     Stop: grpc.aio.UnaryUnaryMultiCallable[
         tracelet.proto.v1.collector_pb2.StopRequest,
@@ -94,6 +130,30 @@ class CollectorServicer(metaclass=abc.ABCMeta):
         request: tracelet.proto.v1.collector_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[tracelet.proto.v1.collector_pb2.StatusReply, collections.abc.Awaitable[tracelet.proto.v1.collector_pb2.StatusReply]]: ...
+
+    @abc.abstractmethod
+    def Replay(
+        self,
+        request: tracelet.proto.v1.collector_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tracelet.proto.v1.collector_pb2.ReplayReply, collections.abc.Awaitable[tracelet.proto.v1.collector_pb2.ReplayReply]]:
+        """Deliver a run from its first record on: to a backend that it never had, or once more. Since minor 2."""
+
+    @abc.abstractmethod
+    def DeadLetters(
+        self,
+        request: tracelet.proto.v1.collector_pb2.DeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tracelet.proto.v1.collector_pb2.DeadLettersReply, collections.abc.Awaitable[tracelet.proto.v1.collector_pb2.DeadLettersReply]]:
+        """Points that a backend will never take. Since minor 2."""
+
+    @abc.abstractmethod
+    def Resolve(
+        self,
+        request: tracelet.proto.v1.collector_pb2.ResolveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tracelet.proto.v1.collector_pb2.ResolveReply, collections.abc.Awaitable[tracelet.proto.v1.collector_pb2.ResolveReply]]:
+        """Try them again, or forget them. Since minor 2."""
 
     @abc.abstractmethod
     def Stop(
