@@ -1,8 +1,9 @@
 """The durable log, behind the interface that the rest of the collector speaks.
 
-A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend a
-cursor with its counts; and the dead letters. A run's backend goes by its slot, which is mostly its kind. `append`, `commit` and `bury` are durable when they return. Today SQLite keeps
-it (`sqlite.py`); a team that outgrows one machine will keep it in NATS JetStream, so nothing here assumes SQL.
+A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend (by
+its slot: what the run calls it, mostly its kind) a cursor with its counts; and the dead letters. `append`, `commit` and `bury`
+are durable when they return. Today SQLite keeps it (`sqlite.py`); a team that outgrows one machine will keep it in NATS
+JetStream, so nothing here assumes SQL.
 """
 
 from __future__ import annotations
