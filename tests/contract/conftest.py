@@ -1,54 +1,55 @@
-"""The trackers that every exporter's contract is tried on."""
+"""The trackers that every exporter's contract is tried on: one for each variant of each adapter beside this file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tracelet_collector.exporters.base import Exporter, Run
+from tracelet_collector.blobs import blob_path
 
-from tests.support.mlflow_store import MlflowStore
+from tests.contract.tracker import Tracker
+from tests.support.exporting import Courier
+from tests.support.uploading import digest
+from tracelet.core.metrics import BlobRef
 
-
-@dataclass(frozen=True)
-class Arrived:
-    """A point as the tracker has it."""
-
-    key: str
-    value: float
-    step: int
+_NO_ADAPTERS = ("conftest", "tracker", "samples")
 
 
-@dataclass
-class Tracker:
-    """A real tracker that nothing was delivered to yet."""
-
-    make: Callable[[], Exporter]
-    run: Run
-    arrived: Callable[[], list[Arrived]]
-    runs: Callable[[], list[str]]  # the status of each
-    infinity: float  # what it keeps of +inf
-    files: Callable[[], list[bytes]]  # content of what it keeps of media and artifacts, once for each, sorted
+def _variants() -> dict[str, Callable[[Path], Tracker]]:
+    found: dict[str, Callable[[Path], Tracker]] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in _NO_ADAPTERS and not path.stem.startswith("test_"):
+            found |= importlib.import_module(f"tests.contract.{path.stem}").VARIANTS
+    return found
 
 
-@pytest.fixture(params=["mlflow"])
-def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Tracker:
-    assert request.param == "mlflow"
-    from tracelet_collector.exporters.mlflow import MlflowExporter
+VARIANTS = _variants()
 
-    store = MlflowStore.fresh(tmp_path / "store")
 
-    def files() -> list[bytes]:
-        found = [path for path in store.artifacts().rglob("*") if path.is_file() and "+compressed" not in path.name]
-        return sorted(path.read_bytes() for path in found)
+@pytest.fixture(params=list(VARIANTS))
+def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tracker]:
+    tracker = VARIANTS[request.param](tmp_path)
+    yield tracker
+    tracker.close()
 
-    return Tracker(
-        MlflowExporter,
-        Run("r-1", "a run", "a project", store.uri, 1_700_000_000.25, blobs=str(tmp_path / "blobs")),
-        lambda: [Arrived(point.key, point.value, point.step) for point in store.points()],
-        lambda: [run["status"] for run in store.runs()],
-        1.7976931348623157e308,
-        files,
-    )
+
+@pytest.fixture
+def courier(tracker: Tracker) -> Iterator[Courier]:
+    courier = Courier(tracker.make, tracker.run)
+    yield courier
+    courier.exporter.close()
+
+
+@pytest.fixture
+def keep(tracker: Tracker) -> Callable[[bytes], BlobRef]:
+    """Puts content where an exporter finds it."""
+
+    def put(data: bytes) -> BlobRef:
+        path = blob_path(Path(tracker.run.blobs), digest(data))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return BlobRef(digest(data), len(data), "")
+
+    return put
