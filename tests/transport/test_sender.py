@@ -21,6 +21,7 @@ from tests.support.processes import collector_pid, until, wait_gone
 from tests.support.stage import Scene, Stage
 from tracelet.core.experiment import Experiment, RunPlan
 from tracelet.core.metrics import RunStatus
+from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.spoolfile.slots import SLOTS_PER_SEGMENT
 from tracelet.transport import sender as sender_module
@@ -162,7 +163,7 @@ def test_hello_says_who_comes(home: Path) -> None:
     with Stage(home) as stage, running(home) as run:
         assert run.stop(RunStatus.FINISHED, "", 30.0).durable
         (hello,) = stage.hellos
-    assert (hello.wire.major, hello.wire.minor) == (1, 1)
+    assert (hello.wire.major, hello.wire.minor) == (codec.WIRE_MAJOR, codec.WIRE_MINOR)
     assert (hello.run.run_id, hello.run.name, hello.writer.pid, hello.writer.owner) == (
         run.id,
         "run",
