@@ -116,7 +116,14 @@ class Collector:
         self._adopter = Adopter(home, self._spools, self._log, self._committer, blobs, self._streams.is_open)
         self._health = Health()
         service = CollectorService(
-            self._log, self._committer, self._streams, blobs, self._uploads, self.status, self._stops.put
+            self._log,
+            self._committer,
+            self._streams,
+            blobs,
+            self._uploads,
+            self.status,
+            self._delivery.wake,
+            self._stops.put,
         )
         self._server = make_server(service, self._health)
         self._listens = self._bind(listen)

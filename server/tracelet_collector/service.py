@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet_collector import letters
 from tracelet_collector.blobs import BlobStore
 from tracelet_collector.committer import Committer
 from tracelet_collector.handshake import Refusal, StreamKey
-from tracelet_collector.log.base import Log, LogFailed
+from tracelet_collector.log.base import Log, LogFailed, Retired
+from tracelet_collector.replay import AlreadyThere, NoSuchRun, replay
 from tracelet_collector.stream import PublishStream
 from tracelet_collector.uploads import MAX_UPLOADS, Uploads
 
@@ -122,6 +125,7 @@ class CollectorService:
         blobs: the content-addressed store.
         uploads: what brings blobs into it.
         status: answers `Status`; gets a run's id, or None for all.
+        wake: called with a run's id when there is something to deliver for it.
         stop: called by `Stop` with the seconds to drain.
     """
 
@@ -133,6 +137,7 @@ class CollectorService:
         blobs: BlobStore,
         uploads: Uploads,
         status: Callable[[str | None], wire.StatusReply],
+        wake: Callable[[str], None],
         stop: Callable[[float], None],
     ) -> None:
         self._log = log
@@ -141,6 +146,7 @@ class CollectorService:
         self._blobs = blobs
         self._uploads = uploads
         self._status = status
+        self._wake = wake
         self._stop = stop
 
     def publish(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[wire.ServerFrame]:
@@ -165,10 +171,25 @@ class CollectorService:
 
     def status(self, request: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """How things stand."""
-        try:
+        with _answered(context):
             return self._status(request.run_id or None)
-        except LogFailed as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    def replay(self, request: wire.ReplayRequest, context: grpc.ServicerContext) -> wire.ReplayReply:
+        """Deliver a run from its first record on."""
+        with _answered(context):
+            reply = replay(self._log, request)
+            self._wake(request.run_id)
+            return reply
+
+    def dead_letters(self, request: wire.DeadLettersRequest, context: grpc.ServicerContext) -> wire.DeadLettersReply:
+        """Dead letters, a page of them."""
+        with _answered(context):
+            return letters.listed(self._log, request)
+
+    def resolve(self, request: wire.ResolveRequest, context: grpc.ServicerContext) -> wire.ResolveReply:
+        """Try dead letters again, or drop them."""
+        with _answered(context):
+            return letters.resolve(self._log, request, self._wake)
 
     def stop(self, request: wire.StopRequest, context: grpc.ServicerContext) -> wire.StopReply:
         """Drain, then exit. Answers at once."""
@@ -179,6 +200,23 @@ class CollectorService:
             lag = 0  # it cannot be told; whoever wants to stop a collector with a broken log must be able to
         self._stop(min(seconds, _MAX_DRAIN) if math.isfinite(seconds) and seconds > 0 else 0.0)
         return wire.StopReply(lag_points=lag)
+
+
+@contextlib.contextmanager
+def _answered(context: grpc.ServicerContext) -> Iterator[None]:
+    """What cannot be done is answered in words."""
+    try:
+        yield
+    except LogFailed as error:
+        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    except NoSuchRun as error:
+        context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+    except AlreadyThere as error:
+        context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+    except Retired as error:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    except ValueError as error:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
 
 class Health:
@@ -213,6 +251,15 @@ def make_server(service: CollectorService, said: Health) -> grpc.Server:
         ),
         "Status": grpc.unary_unary_rpc_method_handler(
             service.status, wire.StatusRequest.FromString, wire.StatusReply.SerializeToString
+        ),
+        "Replay": grpc.unary_unary_rpc_method_handler(
+            service.replay, wire.ReplayRequest.FromString, wire.ReplayReply.SerializeToString
+        ),
+        "DeadLetters": grpc.unary_unary_rpc_method_handler(
+            service.dead_letters, wire.DeadLettersRequest.FromString, wire.DeadLettersReply.SerializeToString
+        ),
+        "Resolve": grpc.unary_unary_rpc_method_handler(
+            service.resolve, wire.ResolveRequest.FromString, wire.ResolveReply.SerializeToString
         ),
         "Stop": grpc.unary_unary_rpc_method_handler(
             service.stop, wire.StopRequest.FromString, wire.StopReply.SerializeToString

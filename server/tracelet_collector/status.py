@@ -63,6 +63,7 @@ def report(
             backends=[_backend(run, cursor, live, now) for cursor in cursors],
             created=run.spec.created,
             ended=run.ended or 0.0,
+            retired=run.retired,
         )
         for run, cursors in overview
     ]

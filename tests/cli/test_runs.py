@@ -69,6 +69,7 @@ def test_runs_without_a_collector(logged: dict[str, str], tmp_path: Path) -> Non
         "ended": 1.8e9,
         "points": 10,
         "backends": {"mlflow": {"state": "ok", "lag_points": 0, "settled": True}},
+        "retired": False,
     }
     third = told["runs"][0]
     assert (third["status"], third["ended"], third["backends"]["mlflow"]["lag_points"]) == ("running", None, 10)

@@ -26,15 +26,19 @@ def commands() -> dict[str, Any]:
 
 
 def options(command: Any) -> set[str]:
-    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    """Of a command, or of all that are below it."""
+    own = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    return own.union(*(options(below) for below in getattr(command, "commands", {}).values()))
 
 
 def test_command_line_page_has_every_command_and_option(commands: dict[str, Any]) -> None:
     page = (ROOT / "docs/reference/cli.md").read_text()
-    sections = dict(re.findall(r"^## tracelet (\w+)\n+```text\n(.+?)\n```", page, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## tracelet ([\w-]+)\n+```text\n(.+?)\n```", page, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands.keys()
     for name, usage in sections.items():
-        assert set(re.findall(r"--\w+", usage)) == options(commands[name]) - {"--help"}, name
+        assert set(re.findall(r"--[\w-]+", usage)) == options(commands[name]) - {"--help"}, name
+        below = [line.split()[2] for line in usage.splitlines()] if hasattr(commands[name], "commands") else []
+        assert set(below) == getattr(commands[name], "commands", {}).keys(), name
 
 
 def test_commands_in_the_pages_exist(commands: dict[str, Any]) -> None:
@@ -48,6 +52,12 @@ def test_commands_in_the_pages_exist(commands: dict[str, Any]) -> None:
     for block, line in lines:
         _, name, *words = shlex.split(line)
         assert name in commands, f"{block}: {line}"
+        command = commands[name]
+        if hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{block}: {line}"
+            command = command.commands[words[0]]
+        if name != "run":  # its words behind the first are another command's
+            assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options(command), str(block)
         ours = words[: next((at for at, word in enumerate(words) if not word.startswith("-")), None)]
         assert {word.partition("=")[0] for word in ours if word.startswith("--")} <= options(commands[name]), str(block)
 
@@ -77,7 +87,7 @@ def test_every_framework_and_every_backend_has_a_page() -> None:
 def test_status_document_is_as_documented() -> None:
     from tracelet.commands.status import as_document
 
-    documented, _ = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    documented, _, _ = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
     reply = wire.StatusReply(
         collector=wire.CollectorInfo(pid=1, version="0", address="a", home="h"),
         runs=[
@@ -93,10 +103,19 @@ def test_status_document_is_as_documented() -> None:
 def test_document_of_runs_is_as_documented() -> None:
     from tracelet.commands.runs import as_document
 
-    _, documented = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    _, documented, _ = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
     backend = wire.BackendState(kind="mlflow", state="ok")
     run = wire.RunState(run_id="r", status=1, created=1.0, ended=2.0, backends=[backend])
     assert shape(as_document([run], 1)) == shape(documented)
+
+
+def test_document_of_dead_letters_is_as_documented() -> None:
+    from tracelet.commands.dead_letters import as_document
+
+    _, _, documented = (json.loads(block.code) for block in blocks("json") if block.page == "docs/reference/cli.md")
+    point = json.dumps(documented["letters"][0]["point"])
+    letter = wire.DeadLetter(id=1, run_id="r", backend="mlflow", name="loss", error="no", point=point)
+    assert shape(as_document([letter], {"r": "a run"}, 1)) == shape(documented)
 
 
 def shape(document: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -209,7 +210,7 @@ def test_the_books_balance_at_every_step(log: SqliteLog) -> None:
     assert (wandb.lag_points, wandb.delivered, wandb.settled) == (30, 0, False)
     assert wandb.oldest is not None
     assert mlflow.oldest is not None
-    assert log.dead_letters() == log.dead_letters(spec.run_id) == [letter]
+    assert log.dead_letters() == log.dead_letters(spec.run_id) == [dataclasses.replace(letter, letter=1)]
     assert log.recall(spec.run_id, "mlflow", [-5, 6]) == {-5: 2**63 - 1}
     assert log.recall(spec.run_id, "wandb", [-5]) == {}
 

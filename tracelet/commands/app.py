@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_MOST_ID = 2**63 - 1
 # Whatever follows the command belongs to the command.
 _VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -127,6 +128,97 @@ def sync(
     from tracelet.commands.sync import sync
 
     raise typer.Exit(sync(folder, timeout, keep=keep))
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="Id, start of an id, or name.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="BACKEND[=TARGET]", show_default=False, help="Where; by default where a script would."
+        ),
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Though the run goes there already: from the first record on.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for delivery.")] = False,
+    timeout: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="Seconds.  [default: for ever]")] = None,
+) -> None:
+    """Deliver a past run to a tracker that it never went to, or rebuild it there. A collector is started when none runs.
+
+    Exit code 0 when all is delivered, 1 with what is missing, 2 when it cannot be done as it was asked.
+    """
+    from tracelet.commands.replay import replay
+
+    raise typer.Exit(replay(run, to, timeout, again=again, wait=not no_wait))
+
+
+letters = typer.Typer(
+    help="Points that a tracker will never take: list them, try them again, drop them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(letters, name="dead-letters")
+
+_Ids = Annotated[
+    list[int] | None, typer.Argument(metavar="[ID]…", min=1, max=_MOST_ID, show_default=False, help="Of letters.")
+]
+_Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of a run: id, start of an id, or name.")]
+_Backend = Annotated[str | None, typer.Option("--backend", metavar="B", help="Those of a backend.")]
+_All = Annotated[bool, typer.Option("--all", help="All there are.")]
+_Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON document on standard output.")]
+
+
+@letters.command("list")
+def list_letters(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", show_default=False, help="Id, start of an id, or name.  [default: all runs]"),
+    ] = None,
+    backend: _Backend = None,
+    as_json: _Json = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="So many at most; 0 for all.")] = 100,
+) -> None:
+    """List them, the oldest first."""
+    from tracelet.commands.dead_letters import list_letters
+
+    list_letters(run, backend, limit, as_json=as_json)
+
+
+@letters.command("show")
+def show_letter(
+    letter: Annotated[
+        int, typer.Argument(metavar="ID", min=1, max=_MOST_ID, show_default=False, help="Of the letter.")
+    ],
+    as_json: _Json = False,
+) -> None:
+    """Show all that is known of one."""
+    from tracelet.commands.dead_letters import show_letter
+
+    show_letter(letter, as_json=as_json)
+
+
+@letters.command("redrive")
+def redrive_letters(ids: _Ids = None, run: _Run = None, backend: _Backend = None, all_letters: _All = False) -> None:
+    """Try them again. A collector is started when none runs."""
+    from tracelet.commands.dead_letters import Chosen, redrive
+
+    raise typer.Exit(redrive(Chosen(ids or (), run, backend, all_letters)))
+
+
+@letters.command("drop")
+def drop_letters(
+    ids: _Ids = None,
+    run: _Run = None,
+    backend: _Backend = None,
+    all_letters: _All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop them: nobody can try them again, and their points stay counted as dead."""
+    from tracelet.commands.dead_letters import Chosen, drop
+
+    raise typer.Exit(drop(Chosen(ids or (), run, backend, all_letters), yes=yes))
 
 
 @app.command()

@@ -77,7 +77,7 @@ def table(runs: list[wire.RunState]) -> Table:
             run.run_id[:12],
             Text(run.name),
             Text(run.project),
-            str(status_from_wire(run.status)),
+            str(status_from_wire(run.status)) + (" (retired)" if run.retired else ""),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
             f"{run.durable:,}",
             Text("\n".join(_said(backend) for backend in run.backends)),
@@ -86,10 +86,11 @@ def table(runs: list[wire.RunState]) -> Table:
 
 
 def _said(backend: wire.BackendState) -> str:
+    called = backend.slot or backend.kind
     if backend.settled:
-        return f"{backend.kind}: delivered"
+        return f"{called}: delivered"
     behind = f"{backend.lag_points:,} to go" if backend.lag_points else "its latest state to go"
-    return f"{backend.kind}: {behind}" + (f", {backend.state}" if backend.state != "ok" else "")
+    return f"{called}: {behind}" + (f", {backend.state}" if backend.state != "ok" else "")
 
 
 def _run(run: wire.RunState) -> dict[str, Any]:
@@ -102,7 +103,12 @@ def _run(run: wire.RunState) -> dict[str, Any]:
         "ended": run.ended or None,
         "points": run.durable,
         "backends": {
-            backend.kind: {"state": backend.state, "lag_points": backend.lag_points, "settled": backend.settled}
+            backend.slot or backend.kind: {
+                "state": backend.state,
+                "lag_points": backend.lag_points,
+                "settled": backend.settled,
+            }
             for backend in run.backends
         },
+        "retired": run.retired,
     }

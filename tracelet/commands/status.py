@@ -60,10 +60,12 @@ def show(*, as_json: bool) -> None:
         say("no runs")
         return
     console.print(table(reply))
-    for kind, target in dict.fromkeys((backend.kind, backend.target) for run in reply.runs for backend in run.backends):
-        say(f"{kind}: {target}")
+    for called, target in dict.fromkeys((_called(b), b.target) for run in reply.runs for b in run.backends):
+        say(f"{called}: {target}")
     for (kind, state, error), names in _errors(reply).items():
         say(f"{_names(names)}: {kind} is {state}: {error}", style="red")
+    if dead := sum(backend.dead for run in reply.runs for backend in run.backends):
+        say(f"{dead:,} points are dead: `tracelet dead-letters list` says why")
 
 
 def as_document(reply: wire.StatusReply) -> dict[str, Any]:
@@ -103,8 +105,13 @@ def _errors(reply: wire.StatusReply) -> dict[tuple[str, str, str], list[str]]:
     for run in reply.runs:
         for backend in run.backends:
             if backend.last_error:
-                found.setdefault((backend.kind, backend.state, backend.last_error), []).append(run.name)
+                found.setdefault((_called(backend), backend.state, backend.last_error), []).append(run.name)
     return found
+
+
+def _called(backend: wire.BackendState) -> str:
+    """What the run calls the backend; a collector before wire minor 2 knows the kind alone."""
+    return backend.slot or backend.kind
 
 
 def _names(names: list[str]) -> str:
@@ -139,7 +146,7 @@ def _cells_of_backend(backend: wire.BackendState) -> tuple[str, str, str, str]:
     lag = f"{backend.lag_points:,}"
     if backend.lag_points:
         lag += f"\n{backend.lag_seconds:.1f} s"
-    return backend.kind, backend.state, delivered, lag
+    return _called(backend), backend.state, delivered, lag
 
 
 def _run(run: wire.RunState) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def _run(run: wire.RunState) -> dict[str, Any]:
         "status": str(status_from_wire(run.status)),
         "labels": dict(sorted(run.labels.items())),
         "points": {"received": run.received, "durable": run.durable, "dropped": run.dropped},
-        "backends": {backend.kind: _backend(backend) for backend in run.backends},
+        "backends": {_called(backend): _backend(backend) for backend in run.backends},
     }
 
 

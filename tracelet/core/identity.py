@@ -217,7 +217,11 @@ def _ask(home: Path, run_id: str) -> tuple[KnownRun | None, bool]:
                 run.name,
                 run.project,
                 run.created,
-                tuple(BackendTarget(backend.kind, backend.target, "") for backend in run.backends),
+                tuple(
+                    BackendTarget(backend.kind, backend.target, "")
+                    for backend in run.backends
+                    if backend.slot in ("", backend.kind)  # others are a replay's
+                ),
             )
         )
 

@@ -109,5 +109,5 @@ class Links:
             return  # another time
         for run in reply.runs:
             for backend in run.backends:
-                if backend.link:
+                if backend.link and backend.slot in ("", backend.kind):  # others are a replay's
                     self._known[backend.kind] = Link.read(backend.kind, backend.link)

@@ -52,6 +52,7 @@ class Watch:
         home: tracelet's home; None for a watch that only takes in what others have asked for.
         run_id: one run; by default all.
         wanted: instead of it, what somebody typed: an id, the start of one, or a name (all runs of that name).
+        slot: of their backends only this one; by default all.
 
     Attributes:
         missing: what is not delivered, in words.
@@ -62,7 +63,7 @@ class Watch:
         reached: the last look found or started a collector, whatever it answered.
     """
 
-    def __init__(self, home: Path | None, run_id: str = "", wanted: str | None = None) -> None:
+    def __init__(self, home: Path | None, run_id: str = "", wanted: str | None = None, slot: str = "") -> None:
         self.missing: list[str] = ["no collector has answered yet"]
         self.troubles: list[str] = []
         self.done = 0
@@ -71,6 +72,7 @@ class Watch:
         self.reached = False
         self._home = home
         self._wanted = wanted
+        self._slot = slot
         self._chosen: list[str] | None = [run_id] if wanted is None else None
         self._sent: dict[str, int] = {}
 
@@ -115,20 +117,25 @@ class Watch:
         what = f"{run.name} ({run.run_id[:12]})"
         target = self._sent.setdefault(run.run_id, run.durable) if writing else run.durable
         for backend in run.backends:
+            called = backend.slot or backend.kind
+            if self._slot not in ("", called):
+                continue
             accounted = backend.delivered + backend.collapsed + backend.rerouted + backend.dead
             self.done += min(accounted, target)
             self.total += target
             why = f": {backend.last_error}" if backend.last_error else ""
             if backend.state == "paused":
-                self.troubles.append(f"{what}: {backend.kind} is paused{why}")
+                self.troubles.append(f"{what}: {called} is paused{why}")
             if backend.settled or (writing and accounted >= target):
                 continue
             lacking = (
                 f"lacks {target - accounted} of {target} points"
                 if accounted < target
+                else "lacks the run's latest state, or dead letters that are tried again"
+                if backend.dead
                 else "lacks the run's latest state"
             )
-            self.missing.append(f"{what}: {backend.kind} {lacking}; it is {backend.state}{why}")
+            self.missing.append(f"{what}: {called} {lacking}; it is {backend.state}{why}")
 
 
 def _choose(names: Mapping[str, str], wanted: str) -> list[str]:

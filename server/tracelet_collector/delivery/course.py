@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,7 @@ class Course:
         woken: there may be more than was read.
         deaths: workers in a row that failed over the same chunk.
         rewinds: in a row, with nothing delivered between.
+        redriven: places of the dead letters that the chunk under way tries again; empty when it is another one.
     """
 
     run: wire.RunSpec
@@ -52,6 +54,7 @@ class Course:
     woken: bool = False
     deaths: int = 0
     rewinds: int = 0
+    redriven: Sequence[tuple[int, int]] = ()
 
     @property
     def slot(self) -> str:

@@ -18,7 +18,7 @@ from tracelet_collector.delivery.process import Unreadable, WorkerFailed
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
 from tracelet_collector.exporters.base import Paused, Retryable, Rewind
-from tracelet_collector.log.base import Log, LogFailed, slot_of
+from tracelet_collector.log.base import Chunk, Log, LogFailed, Retired, slot_of
 
 __all__ = ["Lane"]
 
@@ -188,20 +188,29 @@ class Lane:
             Whether there was one.
         """
         run_id, slot = course.run.run_id, course.slot
-        if not self._berth.filled and self._log.read(run_id, slot, 1, 1) is None:
+        if not self._berth.filled and self._next_chunk(run_id, slot, 1, 1) is None:
             self._berth.vacate()  # it may be in line
             return False
         worker = self._berth.worker()
-        chunk = self._log.read(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
-        state = next((c.state for c in self._log.cursors(run_id) if c.kind == slot), "")
+        chunk = self._next_chunk(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
         if chunk is None:
             return False
+        course.redriven = chunk.only
+        if chunk.only and not worker.filters:
+            older = f"the tracelet of {self._key.interpreter} is too old to try dead letters again: upgrade it, then redrive"
+            self._log.keep_dead(run_id, slot, chunk.only, older)
+            return True
         progress = worker.export(
-            course.run, course.backend, chunk, state, lambda keys: self._log.recall(run_id, slot, keys)
+            course.run, course.backend, chunk, chunk.state, lambda keys: self._log.recall(run_id, slot, keys)
         )
         self._log.commit(run_id, slot, progress)
         course.rewinds = 0
         return True
+
+    def _next_chunk(self, run_id: str, slot: str, max_points: int, max_bytes: int) -> Chunk | None:
+        """What is to go next: dead letters that are to be tried again, then what comes after the cursor."""
+        redriven = self._log.read_redriven(run_id, slot, max_points, max_bytes)
+        return redriven or self._log.read(run_id, slot, max_points, max_bytes)
 
     def _failed(self, course: Course, state: State, error: str) -> None:
         course.state, course.last_error = state, error
@@ -218,6 +227,10 @@ class Lane:
             self._failed(course, "retrying", f"the log: {error}")
             course.backoff.failed()
             return
+        except Retired as error:
+            self._failed(course, "paused", f"{why}; but {error}")
+            course.backoff.paused()
+            return
         course.rewinds += 1
         _logger.warning("run %s goes to %s from its first record on: %s", course.run.run_id, course.slot, why)
         if course.rewinds > 1:
@@ -231,7 +244,9 @@ class Lane:
         course.deaths += 1
         course.state = "retrying"
         course.last_error = error
-        if course.deaths >= _DEADLY:
+        if course.deaths >= _DEADLY and self._stay_dead(course, error):
+            course.deaths = 0
+        elif course.deaths >= _DEADLY:
             course.last_error = (
                 f"{error}, {course.deaths} times in a row over the same records: they may be the cause. "
                 f"They are kept and tried again every {self._patience.paused:g} s; see {self._worker_log}"
@@ -241,6 +256,15 @@ class Lane:
             course.backoff.failed()
         if self._failures > 1:  # not this run's fault alone
             self._berth.crashed()
+
+    def _stay_dead(self, course: Course, error: str) -> bool:
+        """Letters that were tried again stay dead, holding up nobody. False: it was no such chunk, or the log takes nothing."""
+        try:
+            if course.redriven:
+                self._log.keep_dead(course.run.run_id, course.slot, course.redriven, error)
+        except LogFailed:
+            return False
+        return bool(course.redriven)
 
     def _tell(self, course: Course, before: tuple[State, str]) -> None:
         if (course.state, course.last_error) == before:

@@ -59,11 +59,13 @@ class WorkerProcess:
     Attributes:
         batch_points: how many points a chunk should have, at best.
         holds: it has something open that another worker would have to build anew.
+        filters: it takes a part of the records of a batch; those of older versions do not.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel, origin: _Origin, patience: Patience) -> None:
         self.batch_points = 0
         self.holds = False
+        self.filters = False
         self._process = process
         self._channel = channel
         self._origin = origin
@@ -139,6 +141,7 @@ class WorkerProcess:
         if header["say"] != "ready":
             raise Paused(header["message"])
         self.batch_points = header["batch_points"]
+        self.filters = header.get("filters", False)
 
     @property
     def pid(self) -> int:
@@ -186,6 +189,8 @@ class WorkerProcess:
             case "exported":
                 return Progress(
                     until=chunk.until,
+                    epoch=chunk.epoch,
+                    only=chunk.only,
                     delivered=header["delivered"],
                     collapsed=header["collapsed"],
                     rerouted=header["rerouted"],
@@ -282,6 +287,7 @@ def _export_frame(
         "state": state,
         "dictionaries": dictionaries,
         "batches": [(batch.lsn, batch.stream, len(batch.payload)) for batch in chunk.batches],
+        **({"only": list(chunk.only)} if chunk.only else {}),
     }, b"".join(pieces)
 
 

@@ -84,7 +84,8 @@ def _greet(channel: Channel) -> tuple[Exporter | None, Path]:
     except Paused as error:
         channel.send({"say": "refused", "message": str(error)})
         return None, locks
-    channel.send({"say": "ready", "version": FRAMES_VERSION, "pid": os.getpid(), "batch_points": exporter.batch_points})
+    ready = {"say": "ready", "version": FRAMES_VERSION, "pid": os.getpid(), "batch_points": exporter.batch_points}
+    channel.send({**ready, "filters": True})
     return exporter, locks
 
 
@@ -174,6 +175,9 @@ def _decode(header: Mapping[str, Any], payload: bytes) -> list[Item]:
         batch = pb.Batch.FromString(bytes(view[:size]))
         view = view[size:]
         items += [Item(lsn, seq, record) for seq, record in codec.decode(batch, names.setdefault(stream, {}))]
+    if "only" in header:
+        only = {(lsn, seq) for lsn, seq in header["only"]}
+        return [item for item in items if (item.lsn, item.seq) in only]
     return items
 
 

@@ -157,6 +157,9 @@ class Exporter(Protocol):
     def export(self, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory) -> Outcome:
         """Deliver records of one run.
 
+        Dead letters that somebody has tried again come in a call of their own, later than what follows them in the log: their
+        places are before those of earlier calls, and that does not mean that the tracker has them.
+
         Args:
             run: the run; it is made in the tracker, or found again, when needed.
             items: records in the log's order; may hold no points.

@@ -1,8 +1,8 @@
 """The durable log, behind the interface that the rest of the collector speaks.
 
 A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend (by
-its slot: what the run calls it, mostly its kind) a cursor with its counts; and the dead letters. `append`, `commit` and `bury`
-are durable when they return. Today SQLite keeps it (`sqlite.py`); a team that outgrows one machine will keep it in NATS
+its slot: what the run calls it, mostly its kind) a cursor with its counts; and the dead letters. What writes is durable when
+it returns. Today SQLite keeps it (`sqlite.py`); a team that outgrows one machine will keep it in NATS
 JetStream, so nothing here assumes SQL.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "Log",
     "LogFailed",
     "Progress",
+    "Retired",
     "RunRow",
     "SequenceGap",
     "Stored",
@@ -48,6 +49,10 @@ class SequenceGap(Exception):
         self.next_seq = next_seq
         self.got = got
         super().__init__(f"the batch starts at {got}, but the log continues at {next_seq}")
+
+
+class Retired(Exception):
+    """The log no longer has a run's records, or not all of them: they were delivered everywhere, and old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +99,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive stored batches of one run, for delivery.
+    """Stored batches of one run, for delivery: consecutive ones, or those that hold dead letters which are tried again.
 
     Attributes:
         after: the lsn before the first batch, as the cursor has it.
         until: the lsn of the last batch; what a cursor is moved to.
-        points: points in `batches`.
+        points: points in `batches`; of those in `only`, when that says which.
         dictionaries: for every stream in `batches`, the `TagDef`s (serialised) that came before the chunk.
+        epoch: of the cursor; it grows when the cursor is put back. For `Progress`.
+        state: the exporter's state, as it was committed.
+        only: lsn and seq of the records that are meant, when not all are.
     """
 
     run_id: str
@@ -109,11 +117,21 @@ class Chunk:
     points: int
     batches: Sequence[Stored]
     dictionaries: Mapping[int, Sequence[bytes]]
+    epoch: int = 0
+    state: str = ""
+    only: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A point that a backend will never take."""
+    """A point that a backend will never take, by what is known.
+
+    Attributes:
+        point: JSON, for people: name, value, step, wall_time; of media and artifacts kind, size and hash.
+        letter: its id; 0 before the log has it.
+        redriven: it is to be tried again.
+        retired: its record is no longer in the log.
+    """
 
     run_id: str
     backend: str
@@ -121,7 +139,10 @@ class DeadLetter:
     seq: int
     name: str
     error: str
-    point: str  # JSON, for people: name, value, step, wall_time; of media and artifacts kind, size and hash
+    point: str
+    letter: int = 0
+    redriven: bool = False
+    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +155,10 @@ class Progress:
         dead: the letters.
         state: the exporter's own state after the chunk (JSON); None leaves it as it is.
         stamps: entries of the exporter's keyed memory to be added or replaced (see `Log.recall`).
+        epoch: the chunk's; when the cursor has another one by now, it was put back, and nothing of this counts. None: whatever
+            it has.
+        only: the chunk's. Its records were dead: those in `dead` stay so, the others no longer are, and the cursor stays where
+            it is.
     """
 
     until: int
@@ -143,6 +168,8 @@ class Progress:
     dead: Sequence[DeadLetter] = ()
     state: str | None = None
     stamps: Mapping[int, int] = field(default_factory=dict)
+    epoch: int | None = None
+    only: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +179,10 @@ class BackendCursor:
     Attributes:
         lag_points: points in the log behind the cursor.
         oldest: wall time at which the oldest undelivered batch became durable; None when nothing is left.
-        settled: nothing is left, no points and no events.
+        settled: nothing is left: no points, no events, and no dead letters to be tried again.
         state: the exporter's state (JSON), empty at the start.
+        redriven: of the dead, how many are to be tried again.
+        forgotten: of the dead, how many have no letter any more.
     """
 
     run_id: str
@@ -167,11 +196,17 @@ class BackendCursor:
     oldest: float | None
     settled: bool
     state: str
+    redriven: int = 0
+    forgotten: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the log knows it."""
+    """A run as the log knows it.
+
+    Attributes:
+        retired: records of it are no longer in the log; those that came when it was resumed may be.
+    """
 
     spec: wire.RunSpec
     status: RunStatus
@@ -179,6 +214,7 @@ class RunRow:
     labels: Mapping[str, str]
     durable: int
     dropped: int
+    retired: bool = False
 
 
 class Log(Protocol):
@@ -226,7 +262,8 @@ class Log(Protocol):
     def commit(self, run_id: str, kind: str, progress: Progress) -> None:
         """Move a cursor, with the counts, the dead letters and the exporter's state. Durable.
 
-        A commit never moves a cursor back: progress that is behind it was committed before, and is left out.
+        A commit never moves a cursor back: progress that is behind it was committed before, and is left out. So is that of an
+        earlier epoch: the cursor was put back meanwhile.
 
         Raises:
             LogFailed: nothing of this call counts.
@@ -238,25 +275,77 @@ class Log(Protocol):
 
         Raises:
             LogFailed: nothing of this call counts.
+            Retired: the run's records are no longer in the log.
             ValueError: there is no such run.
         """
 
     def rewind(self, run_id: str, kind: str) -> int:
         """Put a cursor back to the beginning: its counts, its state, its memory and its dead letters are cleared. Durable.
 
+        What was read before is of an earlier epoch: its commit comes to nothing.
+
         Returns:
             Points that are behind the cursor now.
 
         Raises:
             LogFailed: nothing of this call counts.
+            Retired: the run's records are no longer in the log.
             ValueError: there is no such cursor.
         """
 
     def recall(self, run_id: str, kind: str, keys: Sequence[int]) -> Mapping[int, int]:
         """Entries of an exporter's keyed memory (signed 64-bit key to signed 64-bit value); unknown keys are left out."""
 
-    def dead_letters(self, run_id: str | None = None) -> list[DeadLetter]:
-        """The dead letters, oldest first."""
+    def dead_letters(
+        self,
+        run_id: str | None = None,
+        backend: str | None = None,
+        ids: Sequence[int] | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[DeadLetter]:
+        """The dead letters, oldest first.
+
+        Args:
+            run_id: of one run.
+            backend: of one slot.
+            ids: only these.
+            after: only those with a greater id.
+            limit: so many at most.
+        """
+
+    def count_dead_letters(self, run_id: str | None = None, backend: str | None = None) -> int:
+        """How many dead letters there are."""
+
+    def redrive(self, ids: Sequence[int]) -> tuple[int, int]:
+        """Mark dead letters to be tried again; unknown ids are left out. Durable.
+
+        Returns:
+            How many are marked now, and how many cannot be: their records are no longer in the log.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+        """
+
+    def read_redriven(self, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
+        """The batches of dead letters that are to be tried again, with `only` saying which records: at least one, or None."""
+
+    def keep_dead(self, run_id: str, kind: str, places: Sequence[tuple[int, int]], error: str) -> None:
+        """Trying letters again came to nothing: they lose their mark, and get another error. Durable.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+        """
+
+    def forget(self, ids: Sequence[int]) -> int:
+        """Drop dead letters. Their points stay dead, and are counted as such; nobody can try them again. Durable.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+        """
 
     def close(self) -> None:
         """Close all handles. What was acked is durable already."""

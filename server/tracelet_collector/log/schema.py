@@ -12,9 +12,40 @@ from tracelet_collector.log.base import LogFailed
 
 __all__ = ["SCHEMA_VERSION", "SchemaMismatch", "open_reader", "open_writer", "remedy"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _BUSY_SECONDS: Final = 10.0
 
+_DEAD_LETTERS: Final = (
+    """
+    CREATE TABLE dead_letters (
+        letter INTEGER PRIMARY KEY AUTOINCREMENT,
+        run INTEGER NOT NULL,
+        backend TEXT NOT NULL,
+        lsn INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        error TEXT NOT NULL,
+        point TEXT NOT NULL,
+        redriven INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    "CREATE INDEX dead_letters_by_place ON dead_letters (run, backend, lsn, seq)",
+    "CREATE INDEX dead_letters_redriven ON dead_letters (run, backend, lsn, seq) WHERE redriven",
+)
+# Which runs name which content, with the newest batch that does; and up to where that is not known of older batches.
+_BLOBS: Final = (
+    """
+    CREATE TABLE blobs (
+        sha256 BLOB NOT NULL,
+        run INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        lsn INTEGER NOT NULL,
+        PRIMARY KEY (sha256, run)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX blobs_by_run ON blobs (run, lsn)",
+    "CREATE TABLE unindexed (until INTEGER NOT NULL)",
+)
 # The payload is the last column of its row, so nothing but `read` touches its pages. The index answers from itself where a
 # cursor stands: how many points it would pass, and since when the oldest waits.
 _TABLES: Final = (
@@ -27,7 +58,8 @@ _TABLES: Final = (
         ended REAL,
         durable INTEGER NOT NULL DEFAULT 0,
         dropped INTEGER NOT NULL DEFAULT 0,
-        last_lsn INTEGER NOT NULL DEFAULT 0
+        last_lsn INTEGER NOT NULL DEFAULT 0,
+        retired_lsn INTEGER NOT NULL DEFAULT 0
     )
     """,
     """
@@ -83,6 +115,8 @@ _TABLES: Final = (
         rerouted INTEGER NOT NULL DEFAULT 0,
         dead INTEGER NOT NULL DEFAULT 0,
         state TEXT NOT NULL DEFAULT '',
+        epoch INTEGER NOT NULL DEFAULT 0,
+        forgotten INTEGER NOT NULL DEFAULT 0,
         UNIQUE (run, kind)
     )
     """,
@@ -94,19 +128,29 @@ _TABLES: Final = (
         PRIMARY KEY (cursor, key)
     ) WITHOUT ROWID
     """,
-    """
-    CREATE TABLE dead_letters (
-        letter INTEGER PRIMARY KEY,
-        run INTEGER NOT NULL,
-        backend TEXT NOT NULL,
-        lsn INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        error TEXT NOT NULL,
-        point TEXT NOT NULL
-    )
-    """,
-    "CREATE INDEX dead_letters_by_run ON dead_letters (run)",
+    *_DEAD_LETTERS,
+    *_BLOBS,
+)
+# From the first version to this one. An id of a dead letter is never given twice, so they move to a table of their own kind.
+_FROM_1: Final = (
+    "ALTER TABLE runs ADD COLUMN retired_lsn INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE cursors ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE cursors ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE dead_letters RENAME TO older_dead_letters",
+    "DROP INDEX dead_letters_by_run",
+    *_DEAD_LETTERS,
+    "INSERT INTO dead_letters (letter, run, backend, lsn, seq, name, error, point)"
+    " SELECT letter, run, backend, lsn, seq, name, error, point FROM older_dead_letters",
+    "DROP TABLE older_dead_letters",
+    *_BLOBS,
+    # Which blobs the batches up to here name is found out later, bit by bit (`retiring.index_blobs`).
+    "INSERT INTO unindexed SELECT max(lsn) FROM batches HAVING max(lsn) IS NOT NULL",
+)
+# How a reader, which changes nothing, sees the first version.
+_READ_1: Final = (
+    "CREATE TEMP VIEW runs AS SELECT *, 0 AS retired_lsn FROM main.runs",
+    "CREATE TEMP VIEW cursors AS SELECT *, 0 AS epoch, 0 AS forgotten FROM main.cursors",
+    "CREATE TEMP VIEW dead_letters AS SELECT *, 0 AS redriven FROM main.dead_letters",
 )
 
 
@@ -139,6 +183,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         if blank:
             _create(db)
             _sync_directory(path.parent)
+        elif _version(db) == 1:
+            _upgrade(db)
     except BaseException:
         db.close()
         raise
@@ -160,6 +206,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
         if _is_blank(db):
             raise FileNotFoundError(path)
         _check(db, path)
+        if _version(db) == 1:
+            for view in _READ_1:
+                db.execute(view)
     except BaseException:
         db.close()
         raise
@@ -189,6 +238,21 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute("COMMIT")
 
 
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a log of the first version up to date: whole or not at all."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if _version(db) == 1:  # another process may have been faster
+            for statement in _FROM_1:
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 def _version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
@@ -202,7 +266,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         raise SchemaMismatch(
             f"{path} was written by a newer tracelet (schema {version}; this one reads {SCHEMA_VERSION}): upgrade tracelet"
         )
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise SchemaMismatch(
             f"{path} has schema {version}, which this tracelet (schema {SCHEMA_VERSION}) cannot read: move the file away"
         )

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tracelet.core.metrics import RunStatus
 from tracelet.proto.v1 import collector_pb2 as wire
-from tracelet_collector.log import reading
+from tracelet_collector.log import cursors, letters, reading
 from tracelet_collector.log.base import (
     Append,
     BackendCursor,
@@ -26,7 +26,6 @@ from tracelet_collector.log.base import (
     RunRow,
     SequenceGap,
     StreamRow,
-    slot_of,
 )
 from tracelet_collector.log.group import Group, StreamState
 from tracelet_collector.log.handle import DiskFull, WriteHandle
@@ -89,13 +88,13 @@ class SqliteLog:
     def _open_stream(self, run: wire.RunSpec, writer: wire.WriterSpec) -> StreamRow:
         epoch = reading.signed(writer.epoch)
         with self._handle.lock, self._handle.transaction() as db:
-            number, spec = _know_run(db, run)
+            number, spec = cursors.know_run(db, run)
             new = db.execute(
                 "INSERT OR IGNORE INTO streams (run, writer_id, epoch, owner) VALUES (?, ?, ?, ?)",
                 (number, writer.writer_id, epoch, writer.owner),
             ).rowcount
             if new and writer.owner:
-                _go_by(db, number, spec, run)
+                cursors.go_by(db, number, spec, run)
                 db.execute(
                     "UPDATE runs SET status = ?, ended = NULL WHERE run = ? AND status <> ?"
                     " AND NOT EXISTS (SELECT 1 FROM streams WHERE run = ? AND owner AND epoch > ?)",
@@ -130,29 +129,35 @@ class SqliteLog:
     def _commit(self, run_id: str, kind: str, progress: Progress) -> None:
         with self._handle.lock:
             with self._handle.transaction() as db:
-                _move_cursor(db, run_id, kind, progress)
+                cursors.move(db, run_id, kind, progress)
             self._handle.written(len(progress.stamps) * 32)
 
     def add_backend(self, run_id: str, backend: wire.BackendSpec) -> None:
         """See `Log.add_backend`."""
-
-        def add() -> None:
-            with self._handle.lock, self._handle.transaction() as db:
-                row = db.execute("SELECT run, spec FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-                if row is None:
-                    raise ValueError(f"the log has no run {run_id}")
-                _add_backends(db, row[0], wire.RunSpec.FromString(row[1]), [backend])
-
-        self._with_reserve(add)
+        self._write(lambda db: cursors.add_backend(db, run_id, backend))
 
     def rewind(self, run_id: str, kind: str) -> int:
         """See `Log.rewind`."""
+        return self._write(lambda db: cursors.rewind(db, run_id, kind))
 
-        def rewind() -> int:
+    def redrive(self, ids: Sequence[int]) -> tuple[int, int]:
+        """See `Log.redrive`."""
+        return self._write(lambda db: letters.redrive(db, ids))
+
+    def keep_dead(self, run_id: str, kind: str, places: Sequence[tuple[int, int]], error: str) -> None:
+        """See `Log.keep_dead`."""
+        self._write(lambda db: letters.keep(db, cursors.number_of(db, run_id), kind, places, error))
+
+    def forget(self, ids: Sequence[int]) -> int:
+        """See `Log.forget`."""
+        return self._write(lambda db: letters.forget(db, ids))
+
+    def _write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
+        def write() -> _T:
             with self._handle.lock, self._handle.transaction() as db:
-                return _rewind(db, run_id, kind)
+                return change(db)
 
-        return self._with_reserve(rewind)
+        return self._with_reserve(write)
 
     def _with_reserve(self, write: Callable[[], _T]) -> _T:
         """Writes that must go through on a full disk, at the reserve's cost."""
@@ -208,9 +213,24 @@ class SqliteLog:
         """See `Log.recall`."""
         return self._ask(lambda db: reading.recall(db, run_id, kind, keys))
 
-    def dead_letters(self, run_id: str | None = None) -> list[DeadLetter]:
+    def dead_letters(
+        self,
+        run_id: str | None = None,
+        backend: str | None = None,
+        ids: Sequence[int] | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[DeadLetter]:
         """See `Log.dead_letters`."""
-        return self._ask(lambda db: reading.dead_letters(db, run_id))
+        return self._ask(lambda db: reading.dead_letters(db, run_id, backend, ids, after, limit))
+
+    def count_dead_letters(self, run_id: str | None = None, backend: str | None = None) -> int:
+        """See `Log.count_dead_letters`."""
+        return self._ask(lambda db: reading.count_dead_letters(db, run_id, backend))
+
+    def read_redriven(self, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
+        """See `Log.read_redriven`."""
+        return self._ask(lambda db: reading.redriven(db, run_id, kind, max_points, max_bytes))
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
@@ -249,96 +269,3 @@ class SqliteLog:
         for db in idle:
             db.close()
         self._handle.close()
-
-
-def _know_run(db: sqlite3.Connection, run: wire.RunSpec) -> tuple[int, wire.RunSpec]:
-    """The run's row, made when it is new, with a cursor for each of its backends."""
-    db.execute(
-        "INSERT OR IGNORE INTO runs (run_id, spec, status) VALUES (?, ?, ?)",
-        (run.run_id, run.SerializeToString(), RunStatus.RUNNING.value),
-    )
-    number, raw = db.execute("SELECT run, spec FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
-    spec = wire.RunSpec.FromString(raw)
-    _add_backends(db, number, spec, run.backends)
-    return int(number), spec
-
-
-def _add_backends(
-    db: sqlite3.Connection, number: int, spec: wire.RunSpec, backends: Iterable[wire.BackendSpec]
-) -> None:
-    there = {slot_of(backend) for backend in spec.backends}
-    if added := [backend for backend in backends if slot_of(backend) not in there]:
-        spec.backends.extend(added)
-        db.execute("UPDATE runs SET spec = ? WHERE run = ?", (spec.SerializeToString(), number))
-    db.executemany(
-        "INSERT OR IGNORE INTO cursors (run, kind) VALUES (?, ?)",
-        [(number, slot_of(backend)) for backend in spec.backends],
-    )
-
-
-def _go_by(db: sqlite3.Connection, number: int, spec: wire.RunSpec, run: wire.RunSpec) -> None:
-    """Whoever resumes a run may say of it what it likes: the newest word stands. What it leaves open stays as it was."""
-    for field in ("parent", "group", "notes"):
-        if said := getattr(run, field):
-            setattr(spec, field, said)
-    spec.tags.update(run.tags)
-    db.execute("UPDATE runs SET spec = ? WHERE run = ?", (spec.SerializeToString(deterministic=True), number))
-
-
-def _rewind(db: sqlite3.Connection, run_id: str, kind: str) -> int:
-    place = db.execute(
-        "SELECT run, cursor, durable FROM cursors JOIN runs USING (run) WHERE run_id = ? AND kind = ?", (run_id, kind)
-    ).fetchone()
-    if place is None:
-        raise ValueError(f"run {run_id} has no cursor for {kind}")
-    run, cursor, durable = place
-    db.execute(
-        "UPDATE cursors SET lsn = 0, delivered = 0, collapsed = 0, rerouted = 0, dead = 0, state = '' WHERE cursor = ?",
-        (cursor,),
-    )
-    db.execute("DELETE FROM stamps WHERE cursor = ?", (cursor,))
-    db.execute("DELETE FROM dead_letters WHERE run = ? AND backend = ?", (run, kind))
-    return int(durable)
-
-
-def _move_cursor(db: sqlite3.Connection, run_id: str, kind: str, progress: Progress) -> None:
-    place = db.execute(
-        "SELECT run, cursor, lsn FROM cursors JOIN runs USING (run) WHERE run_id = ? AND kind = ?", (run_id, kind)
-    ).fetchone()
-    if place is None:
-        raise ValueError(f"run {run_id} has no cursor for {kind}")
-    run, cursor, lsn = place
-    if progress.until <= lsn:
-        return
-    until, points = db.execute(
-        "SELECT max(lsn), coalesce(sum(points), 0) FROM batches INDEXED BY batches_by_run"
-        " WHERE run = ? AND lsn > ? AND lsn <= ?",
-        (run, lsn, progress.until),
-    ).fetchone()
-    accounted = progress.delivered + progress.collapsed + progress.rerouted + len(progress.dead)
-    if until != progress.until or accounted != points:
-        raise ValueError(
-            f"progress of {kind} in run {run_id} accounts for {accounted} points up to {progress.until}; "
-            f"the log has {points} between {lsn} and {until}"
-        )
-    db.execute(
-        "UPDATE cursors SET lsn = ?, delivered = delivered + ?, collapsed = collapsed + ?, rerouted = rerouted + ?,"
-        " dead = dead + ?, state = coalesce(?, state) WHERE cursor = ?",
-        (
-            progress.until,
-            progress.delivered,
-            progress.collapsed,
-            progress.rerouted,
-            len(progress.dead),
-            progress.state,
-            cursor,
-        ),
-    )
-    db.executemany(
-        "INSERT INTO dead_letters (run, backend, lsn, seq, name, error, point) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(run, kind, d.lsn, d.seq, d.name, d.error, d.point) for d in progress.dead],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO stamps (cursor, key, value) VALUES (?, ?, ?)",
-        [(cursor, key, value) for key, value in progress.stamps.items()],
-    )

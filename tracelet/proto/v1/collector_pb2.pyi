@@ -627,7 +627,10 @@ class ReplayRequest(google.protobuf.message.Message):
 
     RUN_ID_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
     run_id: builtins.str
+    again: builtins.bool
+    """though the run is there already; without it that is refused"""
     @property
     def backend(self) -> global___BackendSpec: ...
     def __init__(
@@ -635,9 +638,10 @@ class ReplayRequest(google.protobuf.message.Message):
         *,
         run_id: builtins.str = ...,
         backend: global___BackendSpec | None = ...,
+        again: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["backend", b"backend"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "run_id", b"run_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["again", b"again", "backend", b"backend", "run_id", b"run_id"]) -> None: ...
 
 global___ReplayRequest = ReplayRequest
 
@@ -666,17 +670,31 @@ class DeadLettersRequest(google.protobuf.message.Message):
 
     RUN_ID_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """empty: all"""
     backend: builtins.str
     """slot; empty: all"""
+    after: builtins.int
+    """only those whose id is greater: the page after this one"""
+    limit: builtins.int
+    """so many at most; 0: as many as the collector likes to send at once"""
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """only these; empty: all"""
+
     def __init__(
         self,
         *,
         run_id: builtins.str = ...,
         backend: builtins.str = ...,
+        after: builtins.int = ...,
+        limit: builtins.int = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "run_id", b"run_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "backend", b"backend", "ids", b"ids", "limit", b"limit", "run_id", b"run_id"]) -> None: ...
 
 global___DeadLettersRequest = DeadLettersRequest
 
@@ -691,6 +709,7 @@ class DeadLetter(google.protobuf.message.Message):
     ERROR_FIELD_NUMBER: builtins.int
     POINT_FIELD_NUMBER: builtins.int
     REDRIVEN_FIELD_NUMBER: builtins.int
+    RETIRED_FIELD_NUMBER: builtins.int
     id: builtins.int
     run_id: builtins.str
     backend: builtins.str
@@ -701,6 +720,8 @@ class DeadLetter(google.protobuf.message.Message):
     """JSON"""
     redriven: builtins.bool
     """it is to be tried again"""
+    retired: builtins.bool
+    """its record is no longer in the log: it cannot be tried again"""
     def __init__(
         self,
         *,
@@ -711,8 +732,9 @@ class DeadLetter(google.protobuf.message.Message):
         error: builtins.str = ...,
         point: builtins.str = ...,
         redriven: builtins.bool = ...,
+        retired: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "error", b"error", "id", b"id", "name", b"name", "point", b"point", "redriven", b"redriven", "run_id", b"run_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "error", b"error", "id", b"id", "name", b"name", "point", b"point", "redriven", b"redriven", "retired", b"retired", "run_id", b"run_id"]) -> None: ...
 
 global___DeadLetter = DeadLetter
 
@@ -721,25 +743,39 @@ class DeadLettersReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LETTERS_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    total: builtins.int
+    """letters of that run and backend, shown or not"""
     @property
     def letters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeadLetter]: ...
     def __init__(
         self,
         *,
         letters: collections.abc.Iterable[global___DeadLetter] | None = ...,
+        total: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["letters", b"letters"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["letters", b"letters", "total", b"total"]) -> None: ...
 
 global___DeadLettersReply = DeadLettersReply
 
 @typing.final
 class ResolveRequest(google.protobuf.message.Message):
+    """Which letters: these ids; or, without any, those of a run and a backend (each empty: all)."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     IDS_FIELD_NUMBER: builtins.int
     DROP_FIELD_NUMBER: builtins.int
+    RUN_ID_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    ALL_FIELD_NUMBER: builtins.int
     drop: builtins.bool
     """forget them; else try them again"""
+    run_id: builtins.str
+    backend: builtins.str
+    """slot"""
+    all: builtins.bool
+    """with neither ids nor run nor backend it must be said"""
     @property
     def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -747,8 +783,11 @@ class ResolveRequest(google.protobuf.message.Message):
         *,
         ids: collections.abc.Iterable[builtins.int] | None = ...,
         drop: builtins.bool = ...,
+        run_id: builtins.str = ...,
+        backend: builtins.str = ...,
+        all: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["drop", b"drop", "ids", b"ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["all", b"all", "backend", b"backend", "drop", b"drop", "ids", b"ids", "run_id", b"run_id"]) -> None: ...
 
 global___ResolveRequest = ResolveRequest
 
@@ -757,13 +796,18 @@ class ResolveReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LETTERS_FIELD_NUMBER: builtins.int
+    RETIRED_FIELD_NUMBER: builtins.int
     letters: builtins.int
+    """that are tried again, or forgotten"""
+    retired: builtins.int
+    """that cannot be tried again: their records are no longer in the log"""
     def __init__(
         self,
         *,
         letters: builtins.int = ...,
+        retired: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["letters", b"letters"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["letters", b"letters", "retired", b"retired"]) -> None: ...
 
 global___ResolveReply = ResolveReply
 
