@@ -15,6 +15,8 @@ that is delivered twice is in them once, and one that is cut elsewhere makes the
 What TensorBoard cannot hold as it is:
 
     a value outside float32     infinite, zero or short of digits; the value is in `metadata.jsonl`; counted as rerouted
+    a time that is no number,   the nearest that it shows, the run's beginning for `nan`; the time is in `metadata.jsonl`;
+      or millions of years off    counted as rerouted
     other media, and content    a file in `media`; counted as rerouted
       that is not what it says
     a step outside int64        a dead letter
@@ -60,6 +62,7 @@ from tracelet_collector.exporters.tensorboard_events import (
     SHOWN,
     NotShown,
     as_float32,
+    as_time,
     first_event,
     framed,
     media_event,
@@ -181,13 +184,17 @@ class _Delivery:
 
     def _add_point(self, metric: Metric) -> None:
         folder, tag, about = self._place(metric)
-        stored, near = as_float32(metric.value)
-        self._append(folder, framed(scalar_event(tag, metric, stored, about)))
-        if metric.metadata or not near:
+        value, near = as_float32(metric.value)
+        time, timely = as_time(metric.wall_time, self._created)
+        self._append(folder, framed(scalar_event(tag, metric, time, value, about)))
+        if metric.metadata or not (near and timely):
             row: dict[str, Any] = {"name": metric.name, "step": metric.step, "wall_time": metric.wall_time}
             row |= {} if near else {"value": metric.value}
             self._beside.add_row(row | ({"metadata": metric.metadata} if metric.metadata else {}))
-        if near:
+        self._count(near and timely)
+
+    def _count(self, as_it_is: bool) -> None:
+        if as_it_is:
             self._outcome.delivered += 1
         else:
             self._outcome.rerouted += 1
@@ -202,24 +209,21 @@ class _Delivery:
         try:
             if isinstance(record, Artifact):
                 self._beside.add_artifact(record, content)
-                shown = True
+                as_it_is = True
             else:
-                shown = self._add_media(record, content, size)
+                as_it_is = self._add_media(record, content, size)
         except OSError as error:
             if error.errno not in _NO_PLACE:
                 raise
             self._bury(item, f"it cannot be stored: {error}")
             return
-        if shown:
-            self._outcome.delivered += 1
-        else:
-            self._outcome.rerouted += 1
+        self._count(as_it_is)
 
     def _add_media(self, media: Media, content: bytes | Path, size: int) -> bool:
         """Add media where TensorBoard shows them, or as a file.
 
         Returns:
-            Whether TensorBoard shows them.
+            Whether TensorBoard shows them as they are.
         """
         embedding = media.kind == MetricType.EMBEDDING.value
         try:
@@ -227,16 +231,17 @@ class _Delivery:
                 raise NotShown(f"TensorBoard shows no {media.kind} of {size} bytes")
             raw = content if isinstance(content, bytes) else content.read_bytes()
             folder, tag, _ = self._place(media)
+            time, timely = as_time(media.wall_time, self._created)
             if embedding:
                 self._beside.add_embedding(folder, tag, media, raw)
                 self._begin(folder)
             else:
-                self._append(folder, framed(media_event(tag, media, raw)))
+                self._append(folder, framed(media_event(tag, media, time, raw)))
         except NotShown:
             self._beside.add_media(media, content)
             return False
-        self._beside.add_metadata(media)
-        return True
+        self._beside.add_metadata(media, timely)
+        return timely
 
     def _add_words(self, record: Record) -> None:
         """What is said of the run as a whole."""

@@ -61,10 +61,10 @@ class Beside:
         }
         self._folder.append(_ROWS, json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
-    def add_metadata(self, media: Media) -> None:
-        """Add a row for media whose metadata say more than the content does."""
+    def add_metadata(self, media: Media, timely: bool) -> None:
+        """Add a row for media whose metadata say more than the content does, or whose time is stored as another one."""
         more = {name: value for name, value in media.metadata.items() if name not in _IN_CONTENT}
-        if more:
+        if more or not timely:
             self.add_row({"name": media.name, "step": media.step, "wall_time": media.wall_time, "metadata": more})
 
     def add_media(self, media: Media, content: bytes | Path) -> None:

@@ -36,10 +36,11 @@ from tensorboard.plugins.text.plugin_data_pb2 import TextPluginData
 
 from tracelet.core.metrics import Media, Metric
 
-__all__ = ["SHOWN", "NotShown", "as_float32", "first_event", "framed", "media_event", "scalar_event"]
+__all__ = ["SHOWN", "NotShown", "as_float32", "as_time", "first_event", "framed", "media_event", "scalar_event"]
 
 _LAYOUT_TAG: Final = "custom_scalars__config__"
 _LEAST: Final = 2.0**-126  # of float32, with all of its digits
+_LAST_TIME: Final = 8.64e12  # seconds; what JavaScript calls a date ends there, in the year 275760
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM")
 _CURVE: Final = ("tp", "fp", "tn", "fn", "precision", "recall")
 _MOST_THRESHOLDS: Final = 127  # of a curve that TensorBoard's page can read
@@ -71,16 +72,32 @@ def as_float32(value: float) -> tuple[float, bool]:
     return stored, near
 
 
-def scalar_event(tag: str, metric: Metric, stored: float, description: str) -> Event:
+def as_time(wall_time: float, instead: float) -> tuple[float, bool]:
+    """The time as TensorBoard can show it, and whether that is the time itself.
+
+    Its fast loader reads no further in a file than to a time that is no number; its page knows the times of JavaScript.
+
+    Args:
+        wall_time: seconds since the epoch.
+        instead: what stands for a time that is no number.
+    """
+    if math.isnan(wall_time):
+        return instead, False
+    shown = max(-_LAST_TIME, min(_LAST_TIME, wall_time))
+    return shown, shown == wall_time
+
+
+def scalar_event(tag: str, metric: Metric, wall_time: float, stored: float, description: str) -> Event:
     """A point.
 
     Args:
         tag: where it goes.
         metric: the point.
+        wall_time: its time, as TensorBoard can show it.
         stored: its value as a float32.
         description: what TensorBoard says of the tag, in Markdown; it takes the first one.
     """
-    event = Event(wall_time=metric.wall_time, step=metric.step)
+    event = Event(wall_time=wall_time, step=metric.step)
     value = event.summary.value.add(tag=tag, simple_value=stored)
     if description:
         value.metadata.plugin_data.plugin_name = "scalars"
@@ -88,18 +105,19 @@ def scalar_event(tag: str, metric: Metric, stored: float, description: str) -> E
     return event
 
 
-def media_event(tag: str, media: Media, content: bytes) -> Event:
+def media_event(tag: str, media: Media, wall_time: float, content: bytes) -> Event:
     """Media.
 
     Args:
         tag: where they go.
         media: the record.
+        wall_time: its time, as TensorBoard can show it.
         content: its content.
 
     Raises:
         NotShown: TensorBoard cannot show the content.
     """
-    event = Event(wall_time=media.wall_time, step=media.step)
+    event = Event(wall_time=wall_time, step=media.step)
     try:
         if media.kind == "graph":
             event.graph_def = _graph(content)
