@@ -129,16 +129,18 @@ def test_only_the_command_line_knows_both_sides() -> None:
 
 
 def test_only_exporters_name_a_tracker_and_only_frameworks_and_optimizers_name_torch() -> None:
-    wrong = []
-    for module, path in sources().items():
-        for line, name in imports(path):
-            top = name.split(".")[0]
-            if (top in TRACKERS and not within(module, "tracelet_collector.exporters")) or (
-                top in ("torch", "tensorboard")
-                and not within(module, "tracelet.frameworks")
-                and not within(module, "tracelet.optim")
-            ):
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {name}")
+    exporters, capture = "tracelet_collector.exporters", ("tracelet.frameworks", "tracelet.optim")
+    rooms = {
+        **dict.fromkeys(TRACKERS, (exporters,)),
+        "tensorboard": (exporters, *capture),  # it is listened to, and delivered to
+        "torch": capture,
+    }
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for module, path in sources().items()
+        for line, name in imports(path)
+        if (top := name.split(".")[0]) in rooms and not any(within(module, room) for room in rooms[top])
+    ]
     assert not wrong
 
 
@@ -172,7 +174,7 @@ def test_the_collectors_front_loads_neither_torch_nor_a_tracker(home: Path) -> N
     )
     assert "tracelet_collector.app" in loaded
     assert "tracelet_collector.delivery.scheduler" in loaded
-    assert not loaded.intersection({"torch", "numpy", "pandas", "sqlalchemy", *TRACKERS})
+    assert not loaded.intersection({"torch", "numpy", "pandas", "sqlalchemy", "tensorboard", *TRACKERS})
 
 
 def test_files_have_one_reason_to_exist_and_say_it() -> None:

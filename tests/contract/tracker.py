@@ -70,6 +70,7 @@ class Tracker:
         words: what it calls a status.
         exact_kinds: kinds of media whose content it keeps byte by byte; None for all.
         media: of the other kinds, how many of each it has.
+        shown_by: what `media` counts a kind as; the kind itself by default.
         replaces: an artifact takes the place of an earlier one of its path; if not, both are there.
         params: the last value of each param, as text.
         tags: the last value of each tag of the user's.
@@ -92,5 +93,6 @@ class Tracker:
     time_is_kept: Callable[[float], bool] = field(default=lambda wall_time: True)
     exact_kinds: frozenset[str] | None = None
     media: Callable[[], Counter[str]] = Counter
+    shown_by: Callable[[str], str] = field(default=lambda kind: kind)
     replaces: bool = True
     close: Callable[[], None] = field(default=lambda: None)

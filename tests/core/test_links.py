@@ -43,6 +43,12 @@ def test_a_store_has_no_page_but_a_command_that_serves_it() -> None:
     assert link.page == "/#/experiments/3/runs/abc"
 
 
+def test_a_folder_of_event_files_has_a_command_too() -> None:
+    link = Link.read("tensorboard", "file:///home/a%20b/tb%23#vision/first%20run-r1")
+    assert (link.target, link.run, link.url) == ("file:///home/a%20b/tb%23", "first run-r1", None)
+    assert link.command == str(link) == "tensorboard --logdir '/home/a b/tb#'"
+
+
 def test_what_needs_no_server() -> None:
     link = Link.read("mlflow", "databricks#/experiments/3/runs/abc")
     assert (str(link), link.url, link.command) == ("databricks", None, None)

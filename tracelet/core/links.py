@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from tracelet.core.plan import RunPlan
 from tracelet.core.processes import grpc_is_lost
@@ -52,6 +53,9 @@ class Link:
         run = said.rpartition("/")[2]
         if said.startswith(("http://", "https://")):
             return Link(kind, target.rstrip("/"), run, url=said, page=f"/#{page}")
+        if kind == "tensorboard":
+            folder = unquote(target.removeprefix("file://"))
+            return Link(kind, target, unquote(run), command=f"tensorboard --logdir {shlex.quote(folder)}")
         served = kind == "mlflow" and "://" in target  # not Databricks, which needs no server
         command = f"mlflow ui --backend-store-uri {shlex.quote(target)}" if served else None
         return Link(kind, target, run, command=command, page=f"/#{page}")

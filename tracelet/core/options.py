@@ -18,11 +18,11 @@ from tracelet.core.plan import check_run_id
 from tracelet.errors import ConfigurationError, UnknownBackendError
 from tracelet.spoolfile.slots import SEGMENT_SIZE
 
-__all__ = ["ENV_FILE", "ENV_PREFIX", "EXPORTERS", "Options", "PyTorchOptions", "parse", "read_environment"]
+__all__ = ["ENV_FILE", "ENV_PREFIX", "EXPORTERS", "Options", "PyTorchOptions", "parse", "read_environment", "variable"]
 
 ENV_PREFIX: Final = "TRACELET_"
 ENV_FILE: Final = ".env"
-EXPORTERS: Final = ("mlflow",)
+EXPORTERS: Final = ("mlflow", "tensorboard")
 _PLANNED: Final = ("wandb", "clearml")
 _NESTED: Final = "__"
 _LONGEST_NOTES: Final = 8000  # what MLflow takes
@@ -320,6 +320,20 @@ def read_environment(env_file: str | os.PathLike[str] | None) -> dict[str, Any]:
         else:
             settings[outer] = value
     return settings
+
+
+def variable(suffix: str, env_file: str | os.PathLike[str] | None) -> str:
+    """What a variable says that belongs to one backend and is no setting of the run; empty when it is not set.
+
+    Args:
+        suffix: its name behind `TRACELET_`.
+        env_file: as for `read_environment`.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    name = ENV_PREFIX + suffix
+    return os.environ.get(name) or _env_file(env_file).get(name) or ""
 
 
 def _env_file(path: str | os.PathLike[str] | None) -> Mapping[str, str | None]:

@@ -26,7 +26,7 @@ class Tracker:
         module: what must be importable.
         package: what brings it.
         resolver: the module of ours that knows its targets: `resolve(asked)` and `check(asked)`.
-        key: the variable that holds its key.
+        key: the variable that holds its key; empty when it has none.
         instead: variables that would go before the key.
     """
 
@@ -45,6 +45,7 @@ TRACKERS: Final[Mapping[str, Tracker]] = {
         key="MLFLOW_TRACKING_TOKEN",
         instead=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     ),
+    "tensorboard": Tracker("tensorboard", "tensorboard", "tracelet.core.target_tensorboard", key=""),
 }
 KNOWN: Final = tuple(TRACKERS)
 _LATER: Final = ("wandb", "clearml")  # a script may hold their keys already
@@ -141,8 +142,8 @@ def _resolver(kind: str) -> Any:
 
 def _keep(home: Path, kind: str, secrets: Mapping[str, str], key: str | None) -> str:
     variables = credentials.collect(os.environ, secrets)
-    if key:
-        tracker = TRACKERS[kind]
+    tracker = TRACKERS[kind]
+    if key and tracker.key:
         variables = {name: value for name, value in variables.items() if name not in tracker.instead} | {
             tracker.key: key
         }

@@ -62,4 +62,10 @@ EXPORTERS: Final[Mapping[str, Entry]] = {
             }
         ),
     ),
+    "tensorboard": Entry(
+        "tracelet_collector.exporters.tensorboard",
+        "TensorBoardExporter",
+        package="tensorboard",
+        extra="tensorboard",
+    ),
 }
