@@ -21,9 +21,13 @@ _MAX_NAME: Final = 80  # bytes of a run's name; its id has up to 128, a folder's
 _MAX_PART: Final = 120
 # What else is in a run's folder.
 _OURS: Final = frozenset({"artifacts", "media", "embeddings", "run.json", "metadata.jsonl", "projector_config.pbtxt"})
-_EVENTS: Final = "events.out.tfevents"
+# TensorBoard takes whatever has this in its name for an event file, folders too.
+_EVENTS: Final = "tfevents"
 # Tags that the plugins of hyperparameters, graphs and layouts look for, whatever is in them.
-_RESERVED: Final = ("_hparams_/", "__graph__", "__run_graph__", "custom_scalars__config__")
+_RESERVED: Final = frozenset(
+    {f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")}
+    | {"__graph__", "__run_graph__", "custom_scalars__config__"}
+)
 
 # By kind ("" for a point), the plugin that a tag then belongs to. Graphs, layouts and embeddings have no tag.
 PLUGIN_OF: Final[Mapping[str, str]] = {
@@ -56,8 +60,8 @@ _NUMBERS: Final[Mapping[str, int]] = {
 
 def folder_of_run(run: Run) -> str:
     """`<project>/<name>-<id>`, whatever these are made of."""
-    name = within(_plain(run.name), _MAX_NAME)
-    folder = f"{name}-{_plain(run.run_id)}" if name not in ("", run.run_id) else _plain(run.run_id)
+    name, own = within(_plain(run.name), _MAX_NAME), component(run.run_id)
+    folder = own if name in ("", run.run_id) else f"{name}-{own}"
     return f"{component(run.project or 'default')}/{folder if folder.strip('.') else f'_{folder}'}"
 
 
@@ -69,14 +73,14 @@ def folder_of_label(label: str) -> str:
 def component(text: str) -> str:
     """The text itself where it can be a folder's name; else the nearest one, with a hash that keeps it apart."""
     plain = within(_plain(text), _MAX_PART)
-    if plain == text and plain not in _OURS and not plain.startswith((".", _EVENTS)):
+    if plain == text and text and plain not in _OURS and not plain.startswith("."):
         return plain
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"{plain.lstrip('.')}-{digest}"
 
 
 def _plain(text: str) -> str:
-    return clean_path(text.replace("/", "_")).strip() if text else ""
+    return clean_path(text.replace("/", "_").replace(_EVENTS, "tf_events")).strip() if text else ""
 
 
 def split(record: Metric | Media) -> tuple[str, str]:
@@ -137,7 +141,7 @@ class TagBook:
             keys = [mark("tag", folder, candidate + part) for part in parts]
             self.look_up(keys)
             owners = {self.recall(key) for key in keys} - {0, number}
-            if not owners and not candidate.startswith(_RESERVED):
+            if not owners and candidate not in _RESERVED:
                 break
         for part in parts:
             self.remember(mark("tag", folder, tag + part), number)
