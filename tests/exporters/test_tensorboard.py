@@ -228,7 +228,7 @@ class TestTags:
             {"name": "f", "since": 5},
         ]
         said = [v.metadata.summary_description for e in folder.events() for v in e.summary.value if v.tag == "f"]
-        assert said[0] == "type: `fitness`, inferred: `False`"
+        assert said[0] == "type: `fitness`"
 
 
 class TestValues:

@@ -98,7 +98,7 @@ def test_scalars(ask: Ask, request: pytest.FixtureRequest) -> None:
         "vision/a run-r-2": ["loss"],
     }
     said = tags[ROOT]["fit"]["description"]  # the fast loader has none for scalars
-    assert said in ("", "<p>type: <code>fitness</code>, inferred: <code>False</code></p>")
+    assert said in ("", "<p>type: <code>fitness</code></p>")
     assert said or request.node.callspec.params["ask"] == "fast"
     shown = ask("plugin/scalars/scalars", run=ROOT, tag="loss")
     assert [(time, step) for time, step, _ in shown] == [(T0 + step, step) for step in range(50)] + [

@@ -286,7 +286,8 @@ class _Delivery:
             return ""
         self._tags.remember(key, now)
         self._beside.add_row({"name": record.name, "since": record.step, "wall_time": record.wall_time, **facts})
-        return ", ".join(f"{name}: `{value}`" for name, value in facts.items())
+        said = {name: value for name, value in facts.items() if name in ("type", "step_implied")}
+        return "" if facts.get("inferred") else ", ".join(f"{name}: `{value}`" for name, value in said.items())
 
     def _folder_of(self, label: str) -> str:
         folder = self._folders.get(label)

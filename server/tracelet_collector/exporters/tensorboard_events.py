@@ -223,6 +223,7 @@ def _layout(tag: str, media: Media, content: bytes) -> Summary:
     if not layout.category:
         raise NotShown("a layout without categories")
     tensor = _strings(layout.SerializeToString(deterministic=True))
+    tensor.tensor_shape.SetInParent()  # one value
     return Summary(value=[Summary.Value(tag=_LAYOUT_TAG, metadata=_metadata("custom_scalars", b""), tensor=tensor)])
 
 
