@@ -9,12 +9,12 @@ W&B keeps every row that it is given, and knows no row again. So rows are number
     online    A worker that begins anew asks the server how many rows it has, and goes through the run from its first record on
               (`Rewind`). Rows that the server has are left out; config, tags and files are told again.
 
-Exact online is what the server's count (`historyLineCount`) is right about. It is behind when it does not yet count rows that it
-has taken: so it is asked before and after `wandb.init`, and rows of a predecessor that arrive later are the same rows at the same
-place.
+Exact online is what the server's count (`historyLineCount`) is right about. It is behind when it does not yet count rows that
+it has taken: so it is asked before and after `wandb.init`, and rows of a predecessor that arrive later are the same rows at the
+same place.
 
-`global_step` is the x-axis of everything (`define_metric`): it is what wandb's own TensorBoard sync calls it, and a row holds its
-step whatever the metric counts. W&B's own `_step` numbers the rows; with `step=` it would drop rows that go backward.
+`global_step` is the x-axis of everything (`define_metric`): it is what wandb's own TensorBoard sync calls it, and a row holds
+its step whatever the metric counts. W&B's own `_step` numbers the rows; with `step=` it would drop rows that go backward.
 
 What W&B cannot hold as it is:
 

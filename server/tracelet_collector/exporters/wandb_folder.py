@@ -24,10 +24,11 @@ __all__ = ["Audit", "Folder", "Place", "secure", "wandb_folder"]
 _BLOCK: Final = 32 * 1024  # the framing is that of LevelDB's log, behind a header of seven bytes
 _HEADER: Final = 7
 _WHOLE, _FIRST, _LAST = 1, 2, 4
-_HEAD: Final = 16  # of a record: its number, and of what kind it is
-_NUMBER: Final = 0x08
-_HISTORY: Final = b"\x12"
-_EXIT: Final = b"\x92\x01"
+_HEAD: Final = 128  # of a record: its number, and of what kind it is
+_HISTORY: Final = 2
+_EXIT: Final = 18
+_BESIDE: Final = frozenset({1, 16, 19, 200})  # number, control, uuid, _info
+_LENGTHY: Final = 2
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 
@@ -119,14 +120,34 @@ class Audit:
                 return True
 
     def _count(self, head: bytes) -> None:
-        at = 0
-        if head[:1] == bytes([_NUMBER]):
-            at = 1
-            while at < len(head) and head[at] & 0x80:
-                at += 1
-            at += 1
-        self.rows += head[at : at + 1] == _HISTORY
-        self.ended = self.ended or head[at : at + 2] == _EXIT
+        kind = _kind(head)
+        self.rows += kind == _HISTORY
+        self.ended = self.ended or kind == _EXIT
+
+
+def _kind(head: bytes) -> int:
+    """The field of a record (`wandb.proto`'s `Record`) that says what it is; wandb-core writes it behind all others."""
+    at = 0
+    while at < len(head):
+        tag, at = _varint(head, at)
+        field, wire = tag >> 3, tag & 7
+        if field not in _BESIDE:
+            return field
+        size, at = _varint(head, at)
+        at += size if wire == _LENGTHY else 0
+    return 0
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            break
+    return number, at
 
 
 @dataclass(frozen=True, slots=True)

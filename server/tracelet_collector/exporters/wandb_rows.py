@@ -187,7 +187,8 @@ class Plan:
         elif isinstance(record, Tags):
             before = self.state.get("tags", {})
             self.state["tags"] = before | record.values
-            self.retagged = self.retagged or self.state["tags"] != before
+            if self.state["tags"] != before:
+                self.retagged = self._retold = True
         elif isinstance(record, WriterSeen):
             self.state.setdefault("labels", {})[record.log_dir] = record.label
             self._retold = True
@@ -285,6 +286,7 @@ def _told(state: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (
         ("metrics", state.get("metrics")),
         ("metrics_left_out", state.get("left_out")),
+        ("tags", state.get("tags")),
         ("labels", state.get("labels")),
         ("dropped_points", state.get("dropped")),
         ("end_reason", state.get("reason")),

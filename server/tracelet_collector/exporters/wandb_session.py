@@ -37,7 +37,9 @@ _FINISH: Final = 120.0
 _POLL: Final = 1.0
 _STALLED: Final = 60.0
 _DEAD: Final = 600.0  # wandb-core gave up without a word
-_UNFLUSHED: Final = 60.0  # wandb-core flushes its file every second
+_FLUSH: Final = 0.25
+_UNFLUSHED: Final = 60.0  # wandb-core flushes its file every `_FLUSH`
+_CLOSED: Final = 30.0
 _LOOK_EVERY: Final = 5.0
 _ROOM: Final = 4 * 1024 * 1024
 _EXIT_CODES: Final = {"finished": 0, "failed": 1, "killed": 255}
@@ -58,7 +60,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
     "x_file_stream_transmit_interval": 2.0,
-    "x_transaction_log_flush_interval": 1.0,
+    "x_transaction_log_flush_interval": _FLUSH,
 }
 _LOST: Final = ("MailboxClosedError", "HandleAbandonedError", "WandbServiceConnectionError", "ServicePollForTokenError")
 T = TypeVar("T")
@@ -234,6 +236,11 @@ class Offline(Session):
         """See `Session.check`: wandb-core says nothing when it cannot write, so the file is counted."""
         now = time.monotonic()
         self._marks.append((now, self.handed))
+        if self._aside and self._old is not None and self.handed - self.base >= self._old_rows:
+            self._looked = 0.0
+            until = now + _UNFLUSHED
+            while self._audit.advance() < self._old_rows and time.monotonic() < until:
+                time.sleep(_FLUSH / 5)
         if now < self._looked + _LOOK_EVERY:
             return
         self._looked = now
@@ -249,7 +256,11 @@ class Offline(Session):
     def finish(self, end: str, memory: Memory) -> None:
         """See `Session.finish`."""
         self._finish(end, memory)
-        there = self._audit.advance() + self.base
+        until = time.monotonic() + _CLOSED
+        while not self._audit.ended and time.monotonic() < until:
+            self._audit.advance()  # wandb-core closes the file after it has said that it is done
+            time.sleep(_FLUSH / 25)
+        there = self._audit.rows + self.base
         if there != self.handed or not self._audit.ended:
             raise CoreLost(f"{self._at.file} has {there} of {self.handed} rows: it could not be written whole")
         try:
