@@ -88,8 +88,8 @@ def test_mlflow_skinny_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_unknown_and_missing_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnknownBackendError, match="'wandb'; choose from: mlflow"):
-        targets.resolve(["wandb"], home)
+    with pytest.raises(UnknownBackendError, match="'mlfow'; choose from: mlflow"):
+        targets.resolve(["mlfow"], home)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(BackendNotInstalledError) as error:
         targets.resolve(["mlflow"], home)

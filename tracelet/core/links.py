@@ -32,7 +32,7 @@ class Link:
         target: its address: a server, or a store.
         run: its own id of the run.
         url: the run's page; None when the target is a store, which has no pages.
-        command: what serves a store's pages, for a shell; None when there is no need.
+        command: what serves a store's pages, or uploads a folder, for a shell; None when there is no need.
         page: what comes behind the address of that server: "/#/experiments/1/runs/…".
     """
 
@@ -48,9 +48,12 @@ class Link:
 
     @staticmethod
     def read(kind: str, said: str) -> Link:
-        """A link as the wire has it: a page, or a store's address and behind `#` the page."""
+        """A link as the wire has it: a page, a store's address and behind `#` the page, or a folder of W&B's."""
         target, _, page = said.partition("#")
         run = said.rpartition("/")[2]
+        if kind == "wandb" and said.startswith("offline:"):
+            folder = said.removeprefix("offline:")
+            return Link(kind, said, folder.rpartition("/")[2], command=f"wandb sync {shlex.quote(folder)}")
         if said.startswith(("http://", "https://")):
             return Link(kind, target.rstrip("/"), run, url=said, page=f"/#{page}")
         if kind == "tensorboard":

@@ -22,8 +22,8 @@ __all__ = ["ENV_FILE", "ENV_PREFIX", "EXPORTERS", "Options", "PyTorchOptions", "
 
 ENV_PREFIX: Final = "TRACELET_"
 ENV_FILE: Final = ".env"
-EXPORTERS: Final = ("mlflow", "tensorboard")
-_PLANNED: Final = ("wandb", "clearml")
+EXPORTERS: Final = ("mlflow", "tensorboard", "wandb")
+_PLANNED: Final = ("clearml",)
 _NESTED: Final = "__"
 _LONGEST_NOTES: Final = 8000  # what MLflow takes
 

@@ -25,7 +25,8 @@ class Tracker:
     Attributes:
         module: what must be importable.
         package: what brings it.
-        resolver: the module of ours that knows its targets: `resolve(asked)` and `check(asked)`.
+        resolver: the module of ours that knows its targets: `resolve(asked)` and `check(asked)`; and, where nothing goes
+            without a key, `check_key(target, secrets, key)`.
         key: the variable that holds its key; empty when it has none.
         instead: variables that would go before the key.
     """
@@ -46,9 +47,10 @@ TRACKERS: Final[Mapping[str, Tracker]] = {
         instead=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     ),
     "tensorboard": Tracker("tensorboard", "tensorboard", "tracelet.core.target_tensorboard", key=""),
+    "wandb": Tracker("wandb", "wandb", "tracelet.core.target_wandb", key="WANDB_API_KEY"),
 }
 KNOWN: Final = tuple(TRACKERS)
-_LATER: Final = ("wandb", "clearml")  # a script may hold their keys already
+_LATER: Final = ("clearml",)  # a script may hold their keys already
 
 
 def resolve(
@@ -80,7 +82,10 @@ def resolve(
     found = []
     for kind in kinds:
         check_installed(kind)
-        target, secrets = _resolver(kind).resolve(None if backend_url is None else os.fspath(backend_url))
+        resolver = _resolver(kind)
+        target, secrets = resolver.resolve(None if backend_url is None else os.fspath(backend_url))
+        if (check_key := getattr(resolver, "check_key", None)) is not None:
+            check_key(target, secrets, keys.get(kind))
         found.append((kind, _sendable(target), secrets))
     return tuple(
         BackendTarget(kind, target, _sendable(sys.executable), _keep(home, kind, secrets, keys.get(kind)))

@@ -21,14 +21,21 @@ _ALLOWED = re.compile(
     r"(?:MLFLOW|WANDB|CLEARML|AWS|GOOGLE|AZURE|DATABRICKS|SSL)_[A-Z0-9_]+|(?:[A-Z]+_)?PROXY|(?:[a-z]+_)?proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )
 # Of the process, not of the tracker: a worker must not take them for its own.
-_EXCEPT = frozenset(
-    {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_RUN_ID"}
+_EXCEPT = frozenset({"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"})
+# Of wandb's, which has one for each of its settings, a worker gets these: the others are of one run or process, and runs whose
+# credentials differ have workers of their own.
+_WANDB = frozenset(
+    {"WANDB_API_KEY", "WANDB_APP_URL", "WANDB_HTTP_TIMEOUT", "WANDB_INSECURE_DISABLE_SSL", "WANDB_FILE_PUSHER_TIMEOUT"}
 )
 
 
 def collect(environment: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """The variables that a worker for this process's runs may see."""
-    allowed = {name: value for name, value in environment.items() if _ALLOWED.fullmatch(name) and name not in _EXCEPT}
+    allowed = {
+        name: value
+        for name, value in environment.items()
+        if _ALLOWED.fullmatch(name) and name not in _EXCEPT and (name in _WANDB or not name.startswith("WANDB_"))
+    }
     return {**allowed, **extra}
 
 

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
             answer, carried = _answer(channel, exporter, locks, header, payload)
             answer["holds"] = exporter.holds
             channel.send(answer, carried)
+            if getattr(exporter, "spent", False):
+                break  # what the SDK runs on is gone for good: the next worker begins anew
     except Disconnected:
         pass
     return 0

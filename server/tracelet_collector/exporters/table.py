@@ -68,4 +68,42 @@ EXPORTERS: Final[Mapping[str, Entry]] = {
         package="tensorboard",
         extra="tensorboard",
     ),
+    "wandb": Entry(
+        "tracelet_collector.exporters.wandb",
+        "WandbExporter",
+        package="wandb",
+        extra="wandb",
+        # All else is said when a run is begun. The settings files are the user's, of whom the training process asked them.
+        environment={
+            "WANDB_SILENT": "true",
+            "WANDB_CONSOLE": "off",
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_DISABLE_GIT": "true",
+            "WANDB_DISABLE_CODE": "true",
+            "WANDB_CONFIG_DIR": "/nonexistent/tracelet",
+        },
+        # What would attach our runs to one that the training process had open, or put them elsewhere.
+        ignored=frozenset(
+            {
+                "WANDB_BASE_URL",
+                "WANDB_CONFIG_DIR",
+                "WANDB_CONSOLE",
+                "WANDB_DIR",
+                "WANDB_DISABLED",
+                "WANDB_ENTITY",
+                "WANDB_JOB_TYPE",
+                "WANDB_MODE",
+                "WANDB_NAME",
+                "WANDB_NOTES",
+                "WANDB_PROJECT",
+                "WANDB_RESUME",
+                "WANDB_RUN_GROUP",
+                "WANDB_RUN_ID",
+                "WANDB_SERVICE",
+                "WANDB_SILENT",
+                "WANDB_SWEEP_ID",
+                "WANDB_TAGS",
+            }
+        ),
+    ),
 }
