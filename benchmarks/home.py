@@ -42,7 +42,7 @@ class Home:
 
     def start_collector(self) -> local.Endpoint:
         """The collector, started when it does not run."""
-        return local.ensure(self.path, _START_DEADLINE, _IDLE)
+        return local.ensure(self.path, _START_DEADLINE, local.Starting(_IDLE))
 
     def kill_collector(self) -> None:
         """End the collector without a word, as the kernel would."""

@@ -41,6 +41,8 @@ _OPEN: Final[Mapping[str, str]] = {
     "spool_cap_bytes": "spool_cap",
     "flush_interval": "flush_interval",
     "collector_idle": "collector_idle",
+    "retention_days": "retention_days",
+    "retention_bytes": "retention_bytes",
     "stop_timeout": "stop_timeout",
 }
 _launched: Experiment | None = None
@@ -274,6 +276,8 @@ def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run
         spool_cap=options.spool_cap_bytes,
         flush_interval=options.flush_interval,
         collector_idle=options.collector_idle,
+        retention_days=options.retention_days,
+        retention_bytes=options.retention_bytes,
         stop_timeout=options.stop_timeout,
         stop_wait=options.stop_wait,
         parent=options.parent or "",

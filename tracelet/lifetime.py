@@ -189,7 +189,7 @@ def wait_until_delivered(run: Experiment, timeout: float | None, why: str = "") 
             say(f"waiting until everything is delivered: {lacking}", key=f"waiting for {run.id}")
 
     try:
-        lacking = wait_delivered(run.plan.home, run.id, timeout, tell)
+        lacking = wait_delivered(run.plan.home, run.id, timeout, tell, run.plan.starting)
     except CollectorError as error:
         lacking = f"{error}; what is not delivered is kept in {run.plan.home}"
     if lacking:

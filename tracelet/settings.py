@@ -64,6 +64,9 @@ class TraceletSettings(BaseSettings):
         spool_cap_bytes: disk that one process's spool may take; None for 2 GiB or a tenth of the disk.
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a local collector with nothing to do exits.
+        retention_days: days that a local collector keeps a run's records after its end, once they are delivered; 0 for ever.
+        retention_bytes: bytes of a local collector's log and files beyond which the oldest runs that are delivered go; 0 for no
+            limit.
         stop_timeout: seconds that `stop_logging` waits for everything to be durable.
         stop_wait: what stopping waits for: "durable", "delivered" (at most two minutes), or "auto": delivered where no
             collector can outlive this process.
@@ -94,6 +97,8 @@ class TraceletSettings(BaseSettings):
     spool_cap_bytes: Annotated[int | None, _GivenOrNone] = _DEFAULTS.spool_cap_bytes
     flush_interval: Annotated[float, _Given] = _DEFAULTS.flush_interval
     collector_idle: Annotated[float, _Given] = _DEFAULTS.collector_idle
+    retention_days: Annotated[float, _Given] = _DEFAULTS.retention_days
+    retention_bytes: Annotated[int, _Given] = _DEFAULTS.retention_bytes
     stop_timeout: Annotated[float, _Given] = _DEFAULTS.stop_timeout
     stop_wait: Annotated[Literal["auto", "durable", "delivered"], _Given] = _DEFAULTS.stop_wait
     ranks: Annotated[Literal["first", "all"], _Given] = _DEFAULTS.ranks

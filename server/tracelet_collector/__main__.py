@@ -30,11 +30,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="exit after this long without anything to do (inf: never)",
     )
     command.add_argument("--listen", metavar="HOST:PORT", help="also listen on this TCP address (loopback only)")
+    command.add_argument(
+        "--retention-days",
+        type=float,
+        default=30.0,
+        metavar="DAYS",
+        help="keep a run's records so long after its end (0: for ever)",
+    )
+    command.add_argument(
+        "--retention-bytes",
+        type=int,
+        default=20 * 2**30,
+        metavar="BYTES",
+        help="beyond so many bytes of log and blobs the oldest runs go (0: no limit)",
+    )
     options = parser.parse_args(arguments)
-    return serve(options.home.expanduser().absolute(), options.idle, options.listen)
+    limits = options.retention_days, options.retention_bytes
+    return serve(options.home.expanduser().absolute(), options.idle, options.listen, limits=limits)
 
 
-def serve(home: Path, idle: float, listen: str | None, delivery: DeliveryMaker | None = None) -> int:
+def serve(
+    home: Path,
+    idle: float,
+    listen: str | None,
+    delivery: DeliveryMaker | None = None,
+    limits: tuple[float, int] = (0.0, 0),
+) -> int:
     """Serve a home until somebody says stop or nobody needs it.
 
     Args:
@@ -42,6 +63,7 @@ def serve(home: Path, idle: float, listen: str | None, delivery: DeliveryMaker |
         idle: seconds without anything to do after which the collector exits.
         listen: a TCP address to listen on, beside the private socket.
         delivery: makes the room that delivers; by default tracelet's own.
+        limits: days that a run's records are kept after its end, and bytes beyond which the oldest go; 0: no limit.
 
     Returns:
         The exit code: 0, also when another collector serves the home already; 1 when it could not serve.
@@ -60,6 +82,7 @@ def serve(home: Path, idle: float, listen: str | None, delivery: DeliveryMaker |
     from tracelet_collector.home import AlreadyServed, HomeLock
     from tracelet_collector.journal import open_journal
     from tracelet_collector.log.base import LogFailed
+    from tracelet_collector.retention import Limits
 
     try:
         if listen is not None:
@@ -71,7 +94,7 @@ def serve(home: Path, idle: float, listen: str | None, delivery: DeliveryMaker |
             from tracelet_collector.delivery import Delivery
 
             delivery = Delivery
-        collector = Collector(lock, idle, listen, delivery)
+        collector = Collector(lock, idle, listen, delivery, Limits(*limits))
     except AlreadyServed as error:
         print(f"tracelet_collector: {error}; nothing to do", file=sys.stderr)  # noqa: T201
         return 0

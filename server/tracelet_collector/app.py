@@ -21,6 +21,7 @@ from tracelet_collector.committer import Committer
 from tracelet_collector.home import HomeLock, blobs_path, log_path, socket_path
 from tracelet_collector.log.base import Log, LogFailed
 from tracelet_collector.log.sqlite import SqliteLog
+from tracelet_collector.retention import Limits, Retention
 from tracelet_collector.service import CollectorService, Health, Streams, make_server
 from tracelet_collector.spools import Spools
 from tracelet_collector.status import LiveState, report
@@ -90,6 +91,7 @@ class Collector:
         idle: seconds without anything to do after which it exits.
         listen: a TCP address to listen on, beside the socket.
         delivery: makes the room that delivers.
+        limits: how long records are kept.
 
     Raises:
         SocketError: there is no place for the socket.
@@ -97,7 +99,9 @@ class Collector:
         LogFailed: the log cannot be used.
     """
 
-    def __init__(self, lock: HomeLock, idle: float, listen: str | None, delivery: DeliveryMaker) -> None:
+    def __init__(
+        self, lock: HomeLock, idle: float, listen: str | None, delivery: DeliveryMaker, limits: Limits | None = None
+    ) -> None:
         self._lock = lock
         self._idle = idle
         self._stops: SimpleQueue[float] = SimpleQueue()
@@ -114,6 +118,7 @@ class Collector:
         self._spools = Spools(home)
         self._streams = Streams(self._on_stream_closed)
         self._adopter = Adopter(home, self._spools, self._log, self._committer, blobs, self._streams.is_open)
+        self._retention = Retention(self._log, blobs, limits or Limits(), self._in_use)
         self._health = Health()
         service = CollectorService(
             self._log,
@@ -148,6 +153,9 @@ class Collector:
     def _on_stream_closed(self) -> None:
         self._adopter.wake()
 
+    def _in_use(self, run_id: str) -> bool:
+        return self._streams.writes(run_id) or bool(self._spools.pending(run_id))
+
     def status(self, run_id: str | None) -> wire.StatusReply:
         """Answer `Status`."""
         return wire.StatusReply(
@@ -168,6 +176,7 @@ class Collector:
         self._committer.start()
         self._delivery.start()
         self._adopter.start()
+        self._retention.start()
         self._health.set(True)
         self._server.start()
         self._lock.announce(self._address, self._listens)
@@ -210,7 +219,7 @@ class Collector:
                 return _AT_ONCE
             self._health.set(self._log.healthy)
             now = time.monotonic()
-            if self._streams.count or self._uploads.count or self._adopter.busy:
+            if self._streams.count or self._uploads.count or self._adopter.busy or self._retention.busy:
                 quiet_since = now
             elif now - quiet_since >= self._idle:
                 if self._all_settled() and self._streams.close_if_none():
@@ -249,6 +258,7 @@ class Collector:
                 continue
             break  # told again: a signal, in the middle of it
         end = time.monotonic() + _LAST_WORDS
+        self._retention.stop(2.0)
         self._adopter.stop(2.0)
         self._committer.stop(end - time.monotonic() - 3.0)
         self._server.stop(1.0).wait(2.0)

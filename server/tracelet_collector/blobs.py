@@ -4,7 +4,9 @@
     <root>/partial/<sha256>                   what an upload has brought so far; the next one goes on from its end
     <root>/partial/<sha256>.<number>          an adoption under way
 
-The root is <home>/log/blobs. A blob is there before the batch that names it is in the log.
+The root is <home>/log/blobs. A blob is there before the batch that names it is in the log, and goes when no batch names it any
+more. Whoever is about to append a batch that names one holds it from before he looks whether it is there until the log has
+answered, so that it cannot go in between.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import shutil
 import stat
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +79,7 @@ class BlobStore:
         self._full = False
         self._under_way: dict[str, Partial] = {}
         self._number = itertools.count()
+        self._held: Counter[str] = Counter()
         self._unsynced: set[str] = set()
         self._distrusted: set[str] = set()
         self.drafts = root / "partial"
@@ -91,6 +96,42 @@ class BlobStore:
             return blob_path(self.root, sha256).stat().st_size == size and sha256 not in self._unsynced
         except FileNotFoundError:
             return False
+
+    def hold(self, names: Collection[str]) -> Callable[[], None]:
+        """Keep content from being removed, if it is here.
+
+        Returns:
+            Lets go of it; to be called once.
+        """
+        with self.changed:
+            self._held.update(names)
+
+        def release() -> None:
+            with self.changed:
+                self._held.subtract(names)
+                for sha256 in names:
+                    if self._held[sha256] <= 0:
+                        del self._held[sha256]
+
+        return release
+
+    def remove(self, sha256: str) -> bool:
+        """Remove content that no batch names, durably.
+
+        Returns:
+            Whether it is not here now; False: somebody holds it.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        path = blob_path(self.root, sha256)
+        with self.changed:
+            if sha256 in self._held:
+                return False
+            path.unlink(missing_ok=True)
+        if path.parent.exists():
+            sync_folder(path.parent)
+        return True
 
     def begin(self, sha256: str, size: int, patience: float = _PATIENCE) -> Partial | None:
         """Begin to write content, or go on where an earlier upload broke off.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import Final
@@ -26,6 +26,10 @@ _MOST_LOST: Final = 2**31
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    pass
+
+
 class ImplausibleSpool(ValueError):
     """A spool claims positions that no writer reaches: a file in it is not what its name says."""
 
@@ -43,8 +47,13 @@ class SpoolBlobs:
         self._spool = spool
         self._told = False
 
+    def hold(self, batch: records.Batch) -> Callable[[], None]:
+        """Keep the blobs that a batch names in the store, until what is returned is called."""
+        names = [sha256 for sha256, _ in codec.blobs(batch)]
+        return self._store.hold(names) if names else _nothing
+
     def gone(self, batch: records.Batch) -> set[int]:
-        """Take the blobs that a batch names.
+        """Take the blobs that a batch names; they are held.
 
         Returns:
             Offsets of the records whose content cannot be had any more.
@@ -117,17 +126,31 @@ class Feed:
                 match item:
                     case SpoolLost(seq, missing) if missing > _MOST_LOST:
                         raise ImplausibleSpool(f"it claims that {missing} positions are missing from {seq} on")
-            for batch in self._batches(some):
-                self.put_batch(batch)
+            for batch, release in self._batches(some):
+                self.put_batch(batch, release)
 
-    def put_batch(self, batch: records.Batch) -> None:
-        """Put a valid batch that starts at `position`."""
-        while len(self._under_way) >= _WINDOW:
-            self._wait_for_oldest()
+    def put_batch(self, batch: records.Batch, release: Callable[[], None] = _nothing) -> None:
+        """Put a valid batch that starts at `position`.
+
+        Args:
+            batch: its blobs are in the store.
+            release: is called when the log has answered.
+        """
+        try:
+            while len(self._under_way) >= _WINDOW:
+                self._wait_for_oldest()
+        except BaseException:
+            release()
+            raise
         counted = codec.tally(batch)
         future: Future[Outcome] = Future()
+
+        def done(outcome: Outcome) -> None:
+            release()
+            future.set_result(outcome)
+
         append = Append(self._row.stream, batch.SerializeToString(), batch)
-        self._committer.submit(Pending(self._row.run_id, append, counted.points, future.set_result))
+        self._committer.submit(Pending(self._row.run_id, append, counted.points, done))
         self._under_way.append(future)
         self.position = batch.first_seq + batch.count
         self.lost += sum(span.count for span in batch.lost)
@@ -153,8 +176,12 @@ class Feed:
         if not isinstance(outcome, int):
             raise outcome if isinstance(outcome, LogFailed) else LogFailed(str(outcome))
 
-    def _batches(self, items: Sequence[SpoolItem]) -> Iterator[records.Batch]:
-        """Valid batches of these items. Damage may have taken a definition: then its points are lost too."""
+    def _batches(self, items: Sequence[SpoolItem]) -> Iterator[tuple[records.Batch, Callable[[], None]]]:
+        """Valid batches of these items. Damage may have taken a definition: then its points are lost too.
+
+        Yields:
+            The batch, whose blobs are in the store and held there, and what lets go of them.
+        """
         known = set(self._known)
         batches = list(codec.encode(items))
         try:
@@ -165,10 +192,14 @@ class Feed:
             known = set(self._known)
             batches = list(codec.encode(_sound(items, known)))
         self._known = known
-        for at, batch in enumerate(batches):
-            if gone := self._blobs.gone(batch):
-                batches[at] = _without(batch, gone)
-        return iter(batches)
+        for batch in batches:
+            release = self._blobs.hold(batch)
+            try:
+                gone = self._blobs.gone(batch)
+            except BaseException:
+                release()
+                raise
+            yield (_without(batch, gone) if gone else batch), release
 
 
 def _without(batch: records.Batch, offsets: set[int]) -> records.Batch:

@@ -70,6 +70,11 @@ class Streams:
         with self._lock:
             return key in self._by_key
 
+    def writes(self, run_id: str) -> bool:
+        """Whether a writer of a run is connected."""
+        with self._lock:
+            return any(key[0] == run_id for key in self._by_key)
+
     def admit(self, stream: PublishStream) -> bool:
         """Let a call in, if there is a thread for it."""
         with self._lock:

@@ -197,15 +197,14 @@ class PublishStream:
             codec.validate(batch, self._known_before(batch))
         except codec.MalformedBatch as error:
             raise Refusal(wire.Goodbye.CODE_MALFORMED, str(error)) from error
-        for sha256, blob_size in codec.blobs(batch):
-            if not self._blobs.has(sha256, blob_size):
-                raise Refusal(wire.Goodbye.CODE_MISSING_BLOB, f"the blob {sha256} was not uploaded")
+        release = self._hold(batch)
         self._known |= defined
         count, size, points = batch.count, len(payload), codec.tally(batch).points
         with self._change:
             while not self._has_room(count, size):
                 self._change.wait(_WAIT)
             if self._over or self._goodbye is not None:
+                release()
                 return
             self._expected = max(self._expected, batch.first_seq + count)
             self._batches += 1
@@ -213,8 +212,27 @@ class PublishStream:
             self._bytes += size
             append = Append(self._stream, payload, batch)
             # Inside the lock: once `close` has returned, nothing of this stream is queued any more.
-            done = partial(self._settled, count, size)
+            done = partial(self._settled, count, size, release)
             self._committer.submit(Pending(self._run_id, append, points, done))
+
+    def _hold(self, batch: records.Batch) -> Callable[[], None]:
+        """Hold the blobs that a batch names until the log has it.
+
+        Returns:
+            Lets go of them.
+
+        Raises:
+            Refusal: one is not here.
+        """
+        blobs = list(codec.blobs(batch))
+        if not blobs:
+            return _nothing
+        release = self._blobs.hold([sha256 for sha256, _ in blobs])
+        for sha256, size in blobs:
+            if not self._blobs.has(sha256, size):
+                release()
+                raise Refusal(wire.Goodbye.CODE_MISSING_BLOB, f"the blob {sha256} was not uploaded")
+        return release
 
     def _known_before(self, batch: records.Batch) -> set[int]:
         """Tags that the batch must not define. The part of it that was sent before may, as it did then: it is trimmed."""
@@ -231,7 +249,8 @@ class PublishStream:
 
     # -- outcomes: the committer's thread
 
-    def _settled(self, count: int, size: int, outcome: Outcome) -> None:
+    def _settled(self, count: int, size: int, release: Callable[[], None], outcome: Outcome) -> None:
+        release()
         with self._change:
             self._batches -= 1
             self._positions -= count
@@ -245,3 +264,7 @@ class PublishStream:
             else:
                 self.close(wire.Goodbye.CODE_STORAGE, str(outcome))
             self._change.notify_all()
+
+
+def _nothing() -> None:
+    pass

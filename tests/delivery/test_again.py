@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tracelet_collector.blobs import blob_path
+from tracelet_collector.blobs import BlobStore, blob_path
 from tracelet_collector.home import blobs_path
 from tracelet_collector.log.base import DeadLetter, Progress
 
@@ -153,3 +155,115 @@ def test_a_run_is_put_back_while_a_chunk_of_it_is_under_way(tmp_path: Path, stor
         desk.until_settled("r1")
         assert desk.cursor("r1").delivered == 1000
     assert counted(store) == EVERYTHING
+
+
+def test_a_run_that_is_retired_goes_on_where_it_was(tmp_path: Path, store: MlflowStore) -> None:
+    """Its exporter knows MLflow's run and what files it has, though the log no longer has their records."""
+    with Desk(tmp_path / "home") as desk:
+        blobs = BlobStore(blobs_path(desk.home))
+
+        def text(word: bytes) -> Media:
+            return Media("note", "text", desk.blob(word * 5000, "text/plain"), "text/plain", 1, T0)
+
+        first = Writer(desk.log, run_spec("r1", store.uri))
+        first.write([*points(500), text(b"a"), RunEnd(RunStatus.FINISHED, "", T0 + 5)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+        before = desk.cursor("r1")
+        assert desk.log.retire("r1")
+        for _ in desk.log.purge(blobs.remove):
+            pass
+        assert not [path for path in blobs.root.rglob("*") if path.is_file()]
+        again = Writer(desk.log, run_spec("r1", store.uri), epoch=2)
+        again.write([*points(1000)[500:], text(b"b"), RunEnd(RunStatus.FAILED, "", T0 + 9)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+        assert desk.cursor("r1").delivered == before.delivered + 501 == 1002
+    assert counted(store) == EVERYTHING
+    assert store.run()["status"] == "FAILED"
+    stored = [
+        path.read_bytes()[:1] for path in store.artifacts().rglob("*") if path.is_file() and path.stat().st_size == 5000
+    ]
+    assert sorted(stored) == [b"a", b"b"]
+
+
+EXPORTERS = """
+import os, signal
+from tracelet.core.metrics import Metric
+from tracelet_collector.exporters.base import Outcome, Rewind
+from tracelet_collector.exporters.mlflow import MlflowExporter
+
+class Changed(MlflowExporter):
+    def export(self, run, items, state, memory):
+        {body}
+        return super().export(run, items, state, memory)
+"""
+
+
+@pytest.fixture
+def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """A Python whose MLflow exporter does something else first; for `run_spec`."""
+
+    def make(body: str) -> str:
+        folder = tmp_path / "changed"
+        folder.mkdir()
+        (folder / "changed.py").write_text(EXPORTERS.format(body=body))
+        python = folder / "python"
+        python.write_text(
+            "#!/bin/sh\n"
+            f'exec {sys.executable} -c \'import sys; sys.path.insert(0, "{folder}"); import dataclasses\n'
+            "from tracelet_collector.exporters import table; from tracelet_collector.delivery import worker\n"
+            'entry = dataclasses.replace(table.EXPORTERS["mlflow"], module="changed", name="Changed")\n'
+            'worker.EXPORTERS = {"mlflow": entry}\n'
+            'worker.main(sys.argv[-1:])\' "$@"\n'
+        )
+        python.chmod(0o755)
+        return str(python)
+
+    return make
+
+
+def test_a_retired_run_is_not_rebuilt_as_less(
+    tmp_path: Path, store: MlflowStore, changed: Callable[[str], str]
+) -> None:
+    """An exporter finds that what it counted is not there; the log does not have it either."""
+    python = changed(
+        "if state.get('run') and any(isinstance(i.record, Metric) for i in items): raise Rewind('the folder is gone')"
+    )
+    with Desk(tmp_path / "home") as desk:
+        spec = run_spec("r1", store.uri, interpreter=python)
+        Writer(desk.log, spec).write([*points(100), RunEnd(RunStatus.FINISHED, "", T0 + 5)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+        assert desk.log.retire("r1")
+        Writer(desk.log, spec, epoch=2).write(points(10))
+        desk.delivery.wake("r1")
+        live = desk.until_state("r1", "paused")
+        assert "the folder is gone; but run r1 is retired" in live.last_error
+        cursor = desk.cursor("r1")
+        assert (cursor.delivered, cursor.lag_points) == (100, 10)
+    assert store.count() == 100
+
+
+@pytest.mark.faults
+def test_letters_that_kill_the_worker_are_dead_again_and_hold_up_nobody(
+    tmp_path: Path, store: MlflowStore, changed: Callable[[str], str]
+) -> None:
+    python = changed(
+        "any(isinstance(i.record, Metric) and i.record.step == 3 for i in items) and os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    desk = Desk(tmp_path / "home")
+    writer = Writer(desk.log, run_spec("r1", store.uri, interpreter=python))
+    writer.write(points(1000), cut=500)
+    bury(desk, 4)
+    desk.log.redrive([2])  # of step 3
+    with desk:
+        until(lambda: desk.cursor("r1").settled, 60.0, "everything else arrives, and the letter is given up")
+        letters = {letter.letter: letter.error for letter in desk.log.dead_letters()}
+        assert "killed by SIGKILL" in letters[2]
+        assert [letters[other] for other in (1, 3, 4)] == ["once"] * 3
+        desk.log.redrive([1, 3, 4])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1")
+        assert [letter.letter for letter in desk.log.dead_letters()] == [2]
+    assert store.count() == 503

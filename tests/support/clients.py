@@ -206,7 +206,7 @@ def client() -> Iterator[Client]:
     which is right on a machine that is busy, and not what these tests are about.
     """
     home, folder = Path(tempfile.mkdtemp(prefix="tlt-")), Path(tempfile.mkdtemp(prefix="tlt-"))
-    local.ensure(home, 60.0, idle=3600.0)
+    local.ensure(home, 60.0, local.Starting(3600.0))
     try:
         yield Client(home, folder)
     finally:

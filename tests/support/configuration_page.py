@@ -22,6 +22,8 @@ BEGIN, END = "<!-- settings: written by tests/support/configuration_page.py -->\
 MORE = {
     "home": "[On a network file system](../guide/troubleshooting.md#a-home-on-nfs-lustre-or-fuse)",
     "writer_prefix": "[Labels](../guide/unmodified-code.md#names-and-labels)",
+    "retention_days": "[Retention](../guide/retention.md)",
+    "retention_bytes": "[Retention](../guide/retention.md)",
     "stop_wait": "[Where that is](../guide/what-survives.md#a-machine-that-goes-away-with-the-script)",
     "ranks": "[Ranks](../guide/processes.md#ranks)",
     "child_runs": "[Child runs](../guide/processes.md#child-runs)",

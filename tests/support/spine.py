@@ -111,7 +111,7 @@ def shared_home() -> Iterator[Path]:
     a home has in it: there are others' runs. A test that kills the collector does no harm: the next one starts another.
     """
     home = Path(tempfile.mkdtemp(prefix="tlt-"))
-    local.ensure(home, 60.0, idle=_IDLE)
+    local.ensure(home, 60.0, local.Starting(_IDLE))
     try:
         yield home
     finally:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from tracelet.core.options import Options
 from tracelet.errors import CollectorError, ConfigurationError
 from tracelet.transport import outdated
 from tracelet.transport.channel import collector_stub, open_channel
+from tracelet.transport.local import Starting
 
-__all__ = ["call", "call_at"]
+__all__ = ["call", "call_at", "starting"]
 
 _START_DEADLINE: Final = 10.0
 _ANSWER: Final = 120.0  # a million letters take a while
@@ -28,7 +30,12 @@ def call(home: Path, method: str, request: Any) -> Any:
         ConfigurationError: it cannot be done as it was asked.
         CollectorError: no collector could be started, or it did not answer.
     """
-    return call_at(outdated.current(home, _START_DEADLINE).address, method, request)
+    return call_at(outdated.current(home, _START_DEADLINE, starting(Options.load())).address, method, request)
+
+
+def starting(options: Options) -> Starting:
+    """How a collector is to be that a command starts."""
+    return Starting(options.collector_idle, options.retention_days, options.retention_bytes)
 
 
 def call_at(address: str, method: str, request: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
+from tracelet.transport.local import Starting
 
 __all__ = ["serve"]
 
@@ -25,8 +26,7 @@ def serve(home: str | None, idle: float | None, listen: str | None) -> NoReturn:
     """
     options = Options.load().override(home=home)
     words = ["-m", "tracelet_collector", "serve", "--home", str(usable_home(options.home))]
-    if idle is not None:
-        words += ["--idle", str(idle)]
+    words += Starting(idle, options.retention_days, options.retention_bytes).words()
     if listen is not None:
         words += ["--listen", listen]
     os.chdir("/")  # the collector's folder, and none whose files could stand for its modules

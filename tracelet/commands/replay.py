@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from tracelet.commands.calling import call
+from tracelet.commands.calling import call, starting
 from tracelet.commands.choosing import choose_run
 from tracelet.commands.wait import deliver
 from tracelet.core.home import usable_home
@@ -48,7 +48,8 @@ def replay(wanted: str, to: str, timeout: float | None, *, again: bool, wait: bo
     """
     from tracelet.proto.v1 import collector_pb2 as wire
 
-    home = usable_home(Options.load().home)
+    options = Options.load()
+    home = usable_home(options.home)
     word, given, target = to.partition("=")
     if given and not target.strip():
         raise ConfigurationError(f"--to {to}: there is no target behind the =")
@@ -81,7 +82,7 @@ def replay(wanted: str, to: str, timeout: float | None, *, again: bool, wait: bo
     _line(f"run {run.name} ({run.run_id}) goes to {slot} {whole}: {reply.points:,} points to {backend.target}")
     if not wait:
         return 0
-    watch = deliver(home, Watch(home, run.run_id, slot=slot), timeout, _line)
+    watch = deliver(home, Watch(home, run.run_id, slot=slot, starting=starting(options)), timeout, _line)
     if watch.missing:
         return 1
     for backend_state in (b for told in watch.replies for known in told.runs for b in known.backends):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tracelet.commands.calling import starting
 from tracelet.commands.taking_in import Copy, NotTaken, put_away, spools_in, take_in
 from tracelet.commands.wait import deliver
 from tracelet.core.home import usable_home
@@ -42,7 +43,7 @@ def sync(folder: Path | None, timeout: float | None, *, keep: bool) -> int:
     until = time.monotonic() + timeout if timeout is not None else float("inf")
     whole = folder is None or _bring(home, folder.absolute(), until, keep)
     left = None if timeout is None else max(until - time.monotonic(), 0.0)
-    watch = deliver(home, Watch(home), left, _line)
+    watch = deliver(home, Watch(home, starting=starting(Options.load())), left, _line)
     if watch.missing:
         return 1
     _line(f"everything is delivered: {watch.total:,} points")
@@ -118,7 +119,7 @@ def _adopted(home: Path, copies: Sequence[Copy], until: float) -> None:
         if now >= next_look:
             next_look = now + _LOOK_EVERY
             try:
-                outdated.current(home, min(_START_DEADLINE, max(until - now, 1.0)))
+                outdated.current(home, min(_START_DEADLINE, max(until - now, 1.0)), starting(Options.load()))
             except CollectorError:
                 if until == float("inf"):
                     raise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tracelet.commands.calling import starting
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.errors import CollectorError
@@ -34,9 +35,10 @@ def wait_for(wanted: str | None, timeout: float | None) -> int:
     Raises:
         CollectorError: none can be started, and there is no time at which to stop trying.
     """
-    home = usable_home(Options.load().home)
+    options = Options.load()
+    home = usable_home(options.home)
     try:
-        watch = deliver(home, Watch(home, wanted=wanted), timeout)
+        watch = deliver(home, Watch(home, wanted=wanted, starting=starting(options)), timeout)
     except UnknownRun:
         sys.stderr.write(
             f"tracelet: {wanted!r} is neither a run's id or name nor the start of one id; `tracelet status` lists the runs\n"

@@ -329,13 +329,13 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         plan = self.plan
         carrier: type[Sender] | type[Keeper] = Sender if spool.info.sends else Keeper
         # Known before it starts: an exception out of a signal handler must not leave a thread that nobody can stop.
-        self._sender = carrier(spool, plan.home, plan.flush_interval, plan.collector_idle)
+        self._sender = carrier(spool, plan.home, plan.flush_interval, plan.starting)
         try:
             self._sender.start()
         except RuntimeError as error:  # too many threads, or the interpreter is about to exit
             say(f"{error}: records are kept in {spool.directory.path}, and taken from there when the run is stopped")
             # Needs no thread for that.
-            self._sender = Keeper(spool, plan.home, plan.flush_interval, plan.collector_idle)
+            self._sender = Keeper(spool, plan.home, plan.flush_interval, plan.starting)
 
     def _new_spool(self, sends: bool) -> SpoolWriter:
         plan = self.plan

@@ -106,7 +106,7 @@ class Links:
             with importing():
                 from tracelet.transport.wait import status
             if start_within > 0:
-                endpoint = local.ensure(plan.home, start_within, plan.collector_idle)
+                endpoint = local.ensure(plan.home, start_within, plan.starting)
             elif (found := local.find(plan.home)) is not None:
                 endpoint = found
             else:

@@ -66,6 +66,30 @@ def _spool_bytes(given: Any) -> int:
     return size
 
 
+def _days(given: Any) -> float:
+    try:
+        days = 0.0 if _is_none(given) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        days = math.nan
+    if isinstance(given, bool) or not 0 <= days <= 365_000:
+        raise ValueError("a number of days, or none for ever")
+    return days
+
+
+def _bytes(given: Any) -> int:
+    try:
+        size = 0 if _is_none(given) else int(given) if isinstance(given, int | str) else -1
+    except ValueError:
+        size = -1
+    if isinstance(given, bool) or not 0 <= size < 2**63:
+        raise ValueError("a whole number of bytes, or none for no limit")
+    return size
+
+
+def _is_none(given: Any) -> bool:
+    return isinstance(given, str) and given.strip().lower() == "none"
+
+
 def _steps(given: Any) -> int:
     try:
         steps = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else -1
@@ -165,6 +189,8 @@ class Options:
         spool_cap_bytes: disk that one process's spool may take; None for 2 GiB or a tenth of the disk.
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a local collector with nothing to do exits.
+        retention_days: days that a local collector keeps a run's records after its end; 0 for ever.
+        retention_bytes: bytes of a local collector's log and files beyond which the oldest runs go; 0 for no limit.
         stop_timeout: seconds that `stop_logging` waits for everything to be durable.
         stop_wait: what stopping waits for: see `tracelet.core.outlive`.
         ranks: which ranks of a distributed training record after `start_logging`: see `tracelet.core.ranks`.
@@ -188,6 +214,8 @@ class Options:
     spool_cap_bytes: int | None = None
     flush_interval: float = 0.1
     collector_idle: float = 60.0
+    retention_days: float = 30.0
+    retention_bytes: int = 20 * 2**30
     stop_timeout: float = 5.0
     stop_wait: Literal["auto", "durable", "delivered"] = "auto"
     ranks: Literal["first", "all"] = "first"
@@ -249,6 +277,8 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "spool_cap_bytes": _spool_bytes,
     "flush_interval": _seconds,
     "collector_idle": _seconds,
+    "retention_days": _days,
+    "retention_bytes": _bytes,
     "stop_timeout": _seconds,
     "stop_wait": _one_of("auto", "durable", "delivered"),
     "ranks": _one_of("first", "all"),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tracelet.core.labels import WriterPrefix
 from tracelet.errors import ConfigurationError
+from tracelet.transport.local import Starting
 
 __all__ = ["BackendTarget", "RunPlan", "check_run_id", "new_run_id"]
 
@@ -83,6 +84,7 @@ class RunPlan(_Kept):
         spool_cap: bytes that a spool may take; None for the default.
         flush_interval: seconds between two looks of the sender.
         collector_idle: seconds after which a collector that is started here exits when it has nothing to do.
+        retention_days, retention_bytes: how long such a collector keeps records: see `Starting`.
         stop_timeout: seconds that stopping waits for everything to be durable.
         stop_wait: what stopping waits for: see `tracelet.core.outlive`.
         rank_label: what goes before the names of this process's metrics ("rank1"); empty for the first rank.
@@ -105,6 +107,8 @@ class RunPlan(_Kept):
     spool_cap: int | None = None
     flush_interval: float = 0.1
     collector_idle: float = 60.0
+    retention_days: float = 30.0
+    retention_bytes: int = 20 * 2**30
     stop_timeout: float = 5.0
     stop_wait: Literal["auto", "durable", "delivered"] = "auto"
     rank_label: str = ""
@@ -115,6 +119,11 @@ class RunPlan(_Kept):
     tags: Mapping[str, str] = field(default_factory=dict)
     resumed: bool = False
     carried: bool = True
+
+    @property
+    def starting(self) -> Starting:
+        """How a collector is to be that is started for the run."""
+        return Starting(self.collector_idle, self.retention_days, self.retention_bytes)
 
     def run_spec(self) -> dict[str, Any]:
         """The fields of the wire's RunSpec, JSON-able."""

@@ -14,6 +14,7 @@ from typing import Final
 from tracelet.errors import CollectorError
 from tracelet.guard import say
 from tracelet.transport import local
+from tracelet.transport.local import Starting
 from tracelet.transport.spool import SpoolWriter
 
 __all__ = ["Keeper"]
@@ -30,14 +31,14 @@ class Keeper:
         spool: the spool.
         home: tracelet's home.
         interval: seconds between two looks.
-        idle: for a collector that is started here.
+        starting: how a collector is to be that is started here.
     """
 
-    def __init__(self, spool: SpoolWriter, home: Path, interval: float, idle: float) -> None:
+    def __init__(self, spool: SpoolWriter, home: Path, interval: float, starting: Starting) -> None:
         self._spool = spool
         self._home = home
         self._interval = interval
-        self._idle = idle
+        self._starting = starting
         self._finishing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracelet-keeper", daemon=True)
 
@@ -78,7 +79,7 @@ class Keeper:
             if now >= next_look:
                 next_look = now + _LOOK_EVERY
                 try:
-                    local.ensure(self._home, until - now, self._idle)
+                    local.ensure(self._home, until - now, self._starting)
                 except CollectorError:
                     continue  # until the time is over
             time.sleep(_POLL)
@@ -91,7 +92,7 @@ class Keeper:
             if time.monotonic() < next_look:
                 continue
             try:
-                local.ensure(self._home, _START_DEADLINE, self._idle)
+                local.ensure(self._home, _START_DEADLINE, self._starting)
             except CollectorError as error:
                 say(f"{error}. Records are kept in {self._spool.directory.path}", key="no collector")
             next_look = time.monotonic() + _LOOK_EVERY

@@ -17,7 +17,7 @@ from typing import Final
 
 from tracelet.errors import CollectorError
 
-__all__ = ["Endpoint", "ensure", "find", "holder", "start", "take_over"]
+__all__ = ["AS_IT_IS", "Endpoint", "Starting", "ensure", "find", "holder", "start", "take_over"]
 
 _KEEP: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
@@ -27,6 +27,29 @@ _POLL: Final = 0.02
 _TAIL: Final = 4096
 _MORE: Final = 3  # collectors that are started in the place of one that was killed at its start
 _OURS: Final = "tracelet_collector: "
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """How a collector is to be that is started here; None leaves it to the collector.
+
+    Attributes:
+        idle: seconds after which it exits when it has nothing to do.
+        retention_days: days that it keeps a run's records after the run's end; 0 for ever.
+        retention_bytes: bytes of log and blobs beyond which it gives up the oldest; 0 for no limit.
+    """
+
+    idle: float | None = None
+    retention_days: float | None = None
+    retention_bytes: int | None = None
+
+    def words(self) -> list[str]:
+        """Options of its command line."""
+        said = [("idle", self.idle), ("retention-days", self.retention_days), ("retention-bytes", self.retention_bytes)]
+        return [word for name, value in said if value is not None for word in (f"--{name}", str(value))]
+
+
+AS_IT_IS: Final = Starting()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +80,13 @@ def find(home: Path) -> Endpoint | None:
     return endpoint if _accepts(endpoint.address) else None
 
 
-def ensure(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
+def ensure(home: Path, deadline: float, starting: Starting = AS_IT_IS) -> Endpoint:
     """The collector of a home; started when there is none.
 
     Args:
         home: tracelet's home.
         deadline: seconds.
-        idle: seconds after which one that is started here exits when it has nothing to do.
+        starting: how one is to be that is started here.
 
     Raises:
         CollectorError: none came up in time; the message says where its own words are.
@@ -72,10 +95,12 @@ def ensure(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
     if (endpoint := find(home)) is not None:
         return endpoint
     with _only_starter(home, until):
-        return find(home) or _start_and_find(home, until, idle)
+        return find(home) or _start_and_find(home, until, starting)
 
 
-def take_over(home: Path, older: Endpoint, leave: Callable[[], None], deadline: float, idle: float | None) -> Endpoint:
+def take_over(
+    home: Path, older: Endpoint, leave: Callable[[], None], deadline: float, starting: Starting = AS_IT_IS
+) -> Endpoint:
     """Start a collector in the place of another one. Whoever else wants one meanwhile waits, and finds this one.
 
     Args:
@@ -83,7 +108,7 @@ def take_over(home: Path, older: Endpoint, leave: Callable[[], None], deadline: 
         older: the one that serves it. When another one does by now, that is the answer.
         leave: asks it to leave.
         deadline: seconds.
-        idle: as for `ensure`.
+        starting: as for `ensure`.
 
     Raises:
         CollectorError: it did not leave, or none came up in time.
@@ -97,7 +122,7 @@ def take_over(home: Path, older: Endpoint, leave: Callable[[], None], deadline: 
             if time.monotonic() >= until:
                 raise CollectorError(f"the collector (pid {older.pid}, version {older.version}) did not leave in time")
             time.sleep(_POLL)
-        return endpoint or _start_and_find(home, until, idle)
+        return endpoint or _start_and_find(home, until, starting)
 
 
 def holder(home: Path) -> int | None:
@@ -121,10 +146,10 @@ def holder(home: Path) -> int | None:
     return None
 
 
-def _start_and_find(home: Path, until: float, idle: float | None) -> Endpoint:
+def _start_and_find(home: Path, until: float, starting: Starting) -> Endpoint:
     words = home / "collector.err"
     before, older = _size(words), holder(home)
-    start(home, idle)
+    start(home, starting)
     served, more = False, _MORE
     while time.monotonic() < until:
         if (endpoint := find(home)) is not None:
@@ -136,7 +161,7 @@ def _start_and_find(home: Path, until: float, idle: float | None) -> Endpoint:
         elif served and pid is None and more:
             # It was killed before anybody found it. Not one after the other, though, where each of them is.
             served, more = False, more - 1
-            start(home, idle)
+            start(home, starting)
         time.sleep(_POLL)
     raise CollectorError(f"no collector came up for {home}; what it said is in {words}")
 
@@ -162,11 +187,9 @@ def _refusal(words: Path, since: int) -> str:
     return whole[-1].removeprefix(_OURS) if whole else ""
 
 
-def start(home: Path, idle: float | None = None) -> None:
+def start(home: Path, starting: Starting = AS_IT_IS) -> None:
     """Start a collector that outlives this process. It ends by itself when another serves the home already."""
-    command = [sys.executable, "-m", "tracelet_collector", "serve", "--home", str(home)]
-    if idle is not None:
-        command += ["--idle", str(idle)]
+    command = [sys.executable, "-m", "tracelet_collector", "serve", "--home", str(home), *starting.words()]
     environment = {name: os.environ[name] for name in _KEEP if name in os.environ}
     # Through a shell that ends at once: the collector is nobody's child, so the user's os.wait() never meets it, and it
     # stays no zombie. It inherits neither descriptors, terminal, folder nor environment of the script.

@@ -15,7 +15,7 @@ from tracelet.proto import codec
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.transport import local
 from tracelet.transport.channel import collector_stub, open_channel
-from tracelet.transport.local import Endpoint
+from tracelet.transport.local import AS_IT_IS, Endpoint, Starting
 from tracelet.version import __version__
 
 __all__ = ["current", "is_older"]
@@ -27,7 +27,7 @@ _VERSION: Final = re.compile(r"(\d+(?:\.\d+)*)\.?-?(dev|a|b|rc|post)?(\d*)")
 _asked: list[int] = []
 
 
-def current(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
+def current(home: Path, deadline: float, starting: Starting = AS_IT_IS) -> Endpoint:
     """The collector of a home, started when there is none, and exchanged when it is older than this process.
 
     What the older one has not delivered is in the log, where the new one goes on; its writers find the new one by themselves.
@@ -35,22 +35,22 @@ def current(home: Path, deadline: float, idle: float | None = None) -> Endpoint:
     Args:
         home: tracelet's home.
         deadline: seconds for one to start.
-        idle: seconds after which one that is started here exits when it has nothing to do.
+        starting: how one is to be that is started here.
 
     Raises:
         CollectorError: none came up in time; or the older one stays, and cannot serve this process.
     """
-    endpoint = local.ensure(home, deadline, idle)
+    endpoint = local.ensure(home, deadline, starting)
     if not is_older(endpoint) or endpoint.pid in _asked or len(_asked) >= _MOST:
         return endpoint
     _asked.append(endpoint.pid)
     try:
-        return local.take_over(home, endpoint, lambda: _ask_to_leave(endpoint), deadline + _PATIENCE, idle)
+        return local.take_over(home, endpoint, lambda: _ask_to_leave(endpoint), deadline + _PATIENCE, starting)
     except CollectorError:
         if endpoint.wire < (codec.WIRE_MAJOR, codec.WIRE_MINOR):
             _asked.remove(endpoint.pid)  # there is no way without it: again, later
             raise
-        return local.ensure(home, deadline, idle)
+        return local.ensure(home, deadline, starting)
 
 
 def is_older(endpoint: Endpoint) -> bool:

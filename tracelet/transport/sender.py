@@ -21,6 +21,7 @@ from tracelet.guard import say
 from tracelet.spoolfile import SpoolLost
 from tracelet.transport.background import importing
 from tracelet.transport.comeback import come_back
+from tracelet.transport.local import Starting
 from tracelet.transport.spool import SpoolWriter
 
 if TYPE_CHECKING:
@@ -44,17 +45,17 @@ class Sender:
         spool: the spool.
         home: tracelet's home.
         interval: seconds between two looks.
-        idle: for a collector that is started here.
+        starting: how a collector is to be that is started here.
 
     Attributes:
         stage: what records have to pass before they are sent; it is called now and then, and says which positions have.
     """
 
-    def __init__(self, spool: SpoolWriter, home: Path, interval: float, idle: float) -> None:
+    def __init__(self, spool: SpoolWriter, home: Path, interval: float, starting: Starting) -> None:
         self._spool = spool
         self._home = home
         self._interval = interval
-        self._idle = idle
+        self._starting = starting
         self.stage: Callable[[], int] | None = None
         self._wake = threading.Event()
         self._finishing = threading.Event()
@@ -148,7 +149,7 @@ class Sender:
             from tracelet.transport.session import Session
 
         info = self._spool.info
-        endpoint = outdated.current(self._home, _START_DEADLINE, self._idle)
+        endpoint = outdated.current(self._home, _START_DEADLINE, self._starting)
         hello = wire.Hello(
             run=ParseDict(dict(info.run), wire.RunSpec()), writer=ParseDict(dict(info.writer), wire.WriterSpec())
         )

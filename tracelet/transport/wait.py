@@ -9,6 +9,7 @@ from typing import Final
 
 from tracelet.errors import CollectorError
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet.transport.local import AS_IT_IS, Starting
 from tracelet.transport.progress import Show, progress
 from tracelet.transport.watch import Watch, status
 
@@ -37,6 +38,7 @@ def wait_delivered(
     run_id: str = "",
     timeout: float | None = None,
     tell: Callable[[wire.StatusReply], None] | None = None,
+    starting: Starting = AS_IT_IS,
 ) -> str:
     """Wait until everything that was recorded is delivered everywhere; a collector is started when there is none.
 
@@ -47,6 +49,7 @@ def wait_delivered(
         run_id: one run; by default all.
         timeout: seconds; None waits for ever.
         tell: called with each answer.
+        starting: how a collector is to be that is started here.
 
     Returns:
         What is missing when the time is over, and where it is kept; empty when nothing is.
@@ -61,7 +64,7 @@ def wait_delivered(
                 tell(reply)
 
     with progress() as show:
-        lacking = follow(Watch(home, run_id), timeout, show, looked)
+        lacking = follow(Watch(home, run_id, starting=starting), timeout, show, looked)
     return f"{'; '.join(lacking)}; {kept(home)}" if lacking else ""
 
 

@@ -15,6 +15,7 @@ from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 from tracelet.transport import outdated
 from tracelet.transport.channel import collector_stub, open_channel
+from tracelet.transport.local import AS_IT_IS, Starting
 
 __all__ = ["UnknownRun", "Watch", "status"]
 
@@ -53,6 +54,7 @@ class Watch:
         run_id: one run; by default all.
         wanted: instead of it, what somebody typed: an id, the start of one, or a name (all runs of that name).
         slot: of their backends only this one; by default all.
+        starting: how a collector is to be that is started here.
 
     Attributes:
         missing: what is not delivered, in words.
@@ -63,7 +65,14 @@ class Watch:
         reached: the last look found or started a collector, whatever it answered.
     """
 
-    def __init__(self, home: Path | None, run_id: str = "", wanted: str | None = None, slot: str = "") -> None:
+    def __init__(
+        self,
+        home: Path | None,
+        run_id: str = "",
+        wanted: str | None = None,
+        slot: str = "",
+        starting: Starting = AS_IT_IS,
+    ) -> None:
         self.missing: list[str] = ["no collector has answered yet"]
         self.troubles: list[str] = []
         self.done = 0
@@ -73,6 +82,7 @@ class Watch:
         self._home = home
         self._wanted = wanted
         self._slot = slot
+        self._starting = starting
         self._chosen: list[str] | None = [run_id] if wanted is None else None
         self._sent: dict[str, int] = {}
 
@@ -88,7 +98,7 @@ class Watch:
         """
         assert self._home is not None
         self.reached = False
-        address = outdated.current(self._home, patience).address
+        address = outdated.current(self._home, patience, self._starting).address
         self.reached = True
         if self._chosen is None:
             # Before the log: a spool that is gone from here is there.

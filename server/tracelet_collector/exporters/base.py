@@ -127,7 +127,9 @@ class Outcome:
         dead: never to be stored.
         state: the run's exporter state from now on (JSON-able). What is in its "link" is shown to the user: the run's web
             address in the tracker, or the target and behind `#` where the run is in it.
-        stamps: entries to be added to `Memory`.
+        stamps: entries to be added to `Memory`. When the run's records leave the log (it has ended, and everything is
+            delivered), values of 2**20 and more, such as times, are forgotten; smaller ones, such as counts, stay for a
+            script that goes on with the run.
     """
 
     delivered: int = 0

@@ -8,7 +8,7 @@ JetStream, so nothing here assumes SQL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "Log",
     "LogFailed",
     "Progress",
+    "Retirable",
     "Retired",
     "RunRow",
     "SequenceGap",
@@ -201,6 +202,18 @@ class BackendCursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Retirable:
+    """A run whose records may go: it has ended, and every backend has all of it.
+
+    Attributes:
+        since: wall time of its end, or of the arrival of its newest record, whichever is later.
+    """
+
+    run_id: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunRow:
     """A run as the log knows it.
 
@@ -346,6 +359,41 @@ class Log(Protocol):
         Raises:
             LogFailed: nothing of this call counts.
         """
+
+    def retirable(self) -> list[Retirable]:
+        """Runs that may be retired, oldest end first: ended, delivered everywhere, with no letter to be tried again."""
+
+    def retire(self, run_id: str) -> bool:
+        """Give up a run's records, if it may be retired now. Its counts, its cursors and its dead letters stay. Durable.
+
+        New records of the run, should it go on, are kept. The room comes back by `purge` and `shrink`.
+
+        Returns:
+            Whether it is retired now.
+
+        Raises:
+            LogFailed: nothing of this call counts.
+        """
+
+    def purge(self, remove: Callable[[str], bool]) -> Iterator[None]:
+        """Delete what retired runs leave, in short steps; others write in between. Broken off, it goes on the next time.
+
+        Args:
+            remove: removes the content with a hash, which no batch names any more; False when somebody is about to name it.
+
+        Raises:
+            LogFailed: a step came to nothing.
+        """
+
+    def shrink(self) -> Iterator[None]:
+        """Give the disk back what is free in the log, in short steps.
+
+        Raises:
+            LogFailed: a step came to nothing.
+        """
+
+    def size(self) -> int:
+        """Bytes that the log takes, with the content that its batches name; what is free in it is left out."""
 
     def close(self) -> None:
         """Close all handles. What was acked is durable already."""

@@ -9,6 +9,7 @@ from typing import Final
 from tracelet.core.metrics import RunStatus
 from tracelet.proto import codec
 from tracelet.proto.v1 import records_pb2 as records
+from tracelet_collector.log import retiring
 from tracelet_collector.log.base import Append, SequenceGap
 
 __all__ = ["Group", "StreamState"]
@@ -47,6 +48,7 @@ class Group:
         self._batches: list[tuple[int, int, int, int, int, int, float, bytes]] = []
         self._tags: list[tuple[int, int, int, bytes]] = []
         self._labels: list[tuple[int, str, str]] = []
+        self._blobs: list[tuple[bytes, int, int, int]] = []
         self._points: dict[int, int] = {}
         self._dropped: dict[int, int] = {}
         self._newest: dict[int, int] = {}
@@ -92,6 +94,7 @@ class Group:
                 ended = ended or not running
                 if state.owner:
                     self._ends[run] = (status.value, None if running else event.run_end.wall_time, run)
+        self._blobs += [(bytes.fromhex(sha256), run, size, lsn) for sha256, size in codec.blobs(batch)]
         self._batches.append((lsn, run, stream, batch.first_seq, batch.count, counted.points, self._arrived, payload))
         self.size += len(payload)
         self._points[run] = self._points.get(run, 0) + counted.points
@@ -108,6 +111,7 @@ class Group:
         )
         # A definition is never changed: should a writer break that rule behind `validate`'s back, the first one stands.
         db.executemany("INSERT OR IGNORE INTO tags (stream, id, lsn, definition) VALUES (?, ?, ?, ?)", self._tags)
+        retiring.name_blobs(db, self._blobs)
         db.executemany("INSERT OR REPLACE INTO labels (run, log_dir, label) VALUES (?, ?, ?)", self._labels)
         db.executemany(
             "UPDATE streams SET next_seq = ?, ended = ? WHERE stream = ?",

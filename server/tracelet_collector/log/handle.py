@@ -118,6 +118,10 @@ class WriteHandle:
         if self._length - self._copied >= _CHECKPOINT_AT:
             self._due.set()
 
+    def checkpoint_soon(self) -> None:
+        """Have what is committed copied into the database file, which is cut to its length then."""
+        self._due.set()
+
     def close(self) -> None:
         """Stop the checkpoints and close the connection. When the log is not secured, it is left to the process's end."""
         self._closed = True

@@ -59,7 +59,8 @@ _TABLES: Final = (
         durable INTEGER NOT NULL DEFAULT 0,
         dropped INTEGER NOT NULL DEFAULT 0,
         last_lsn INTEGER NOT NULL DEFAULT 0,
-        retired_lsn INTEGER NOT NULL DEFAULT 0
+        retired_lsn INTEGER NOT NULL DEFAULT 0,
+        purged_lsn INTEGER NOT NULL DEFAULT 0
     )
     """,
     """
@@ -134,6 +135,7 @@ _TABLES: Final = (
 # From the first version to this one. An id of a dead letter is never given twice, so they move to a table of their own kind.
 _FROM_1: Final = (
     "ALTER TABLE runs ADD COLUMN retired_lsn INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE runs ADD COLUMN purged_lsn INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE cursors ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE cursors ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE dead_letters RENAME TO older_dead_letters",
@@ -143,7 +145,7 @@ _FROM_1: Final = (
     " SELECT letter, run, backend, lsn, seq, name, error, point FROM older_dead_letters",
     "DROP TABLE older_dead_letters",
     *_BLOBS,
-    # Which blobs the batches up to here name is found out later, bit by bit (`retiring.index_blobs`).
+    # Which blobs the batches up to here name is found out later, bit by bit (`retiring.index`).
     "INSERT INTO unindexed SELECT max(lsn) FROM batches HAVING max(lsn) IS NOT NULL",
 )
 # How a reader, which changes nothing, sees the first version.

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from tracelet.core.metrics import RunStatus
 from tracelet.proto.v1 import collector_pb2 as wire
-from tracelet_collector.log import cursors, letters, reading
+from tracelet_collector.log import cursors, letters, reading, retiring
 from tracelet_collector.log.base import (
     Append,
     BackendCursor,
@@ -23,6 +23,7 @@ from tracelet_collector.log.base import (
     DeadLetter,
     LogFailed,
     Progress,
+    Retirable,
     RunRow,
     SequenceGap,
     StreamRow,
@@ -152,10 +153,29 @@ class SqliteLog:
         """See `Log.forget`."""
         return self._write(lambda db: letters.forget(db, ids))
 
-    def _write(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
+    def retire(self, run_id: str) -> bool:
+        """See `Log.retire`."""
+        return self._write(lambda db: retiring.retire(db, run_id))
+
+    def purge(self, remove: Callable[[str], bool]) -> Iterator[None]:
+        """See `Log.purge`."""
+        for step in retiring.purge(remove):
+            while self._write(step, retiring.STEP_BYTES):
+                yield
+
+    def shrink(self) -> Iterator[None]:
+        """See `Log.shrink`."""
+        while self._write(retiring.shrink, retiring.STEP_BYTES):
+            yield
+        self._handle.checkpoint_soon()
+
+    def _write(self, change: Callable[[sqlite3.Connection], _T], size: int = 0) -> _T:
         def write() -> _T:
-            with self._handle.lock, self._handle.transaction() as db:
-                return change(db)
+            with self._handle.lock:
+                with self._handle.transaction() as db:
+                    done = change(db)
+                self._handle.written(size)
+            return done
 
         return self._with_reserve(write)
 
@@ -231,6 +251,14 @@ class SqliteLog:
     def read_redriven(self, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
         """See `Log.read_redriven`."""
         return self._ask(lambda db: reading.redriven(db, run_id, kind, max_points, max_bytes))
+
+    def retirable(self) -> list[Retirable]:
+        """See `Log.retirable`."""
+        return self._ask(retiring.retirable)
+
+    def size(self) -> int:
+        """See `Log.size`."""
+        return self._ask(retiring.size)
 
     def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
