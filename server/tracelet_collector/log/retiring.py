@@ -87,10 +87,11 @@ def free_pages(db: sqlite3.Connection) -> int:
 
 def shrink(db: sqlite3.Connection) -> bool:
     """Cut some free pages off the file. False: there are none."""
-    if not free_pages(db):
-        return False
-    db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
-    return True
+    free = free_pages(db)
+    # One page a call: more would come one by one as the statement is stepped, and Python's module steps it once.
+    for _ in range(min(free, _PAGES)):
+        db.execute("PRAGMA incremental_vacuum(1)")
+    return free > 0
 
 
 def purge(remove: Callable[[str], bool]) -> Iterator[Step]:
