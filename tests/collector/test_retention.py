@@ -109,6 +109,7 @@ def test_what_is_old_goes_and_the_rest_stays(home: Path, serve: Serve, tmp_path:
     assert files(home) == 2  # shared, and what the other one has
     shown = tracelet("runs", cwd=tmp_path).stdout.splitlines()
     assert "finished (retired)" in next(line for line in shown if line.startswith("old"))
+    assert tracelet("status", cwd=tmp_path).stdout.count("retired") == 1
     listed = tracelet("dead-letters", "list", "old", cwd=tmp_path).stdout
     assert "no (retired)" in listed
     refused = tracelet("dead-letters", "redrive", "1", cwd=tmp_path)

@@ -131,7 +131,7 @@ def _cells_of_run(run: wire.RunState) -> tuple[Text | str, str, str]:
         if count:
             points += f"\n{count:,} {word}"
     name = Text(f"{run.name}\n").append(f"{run.project} {run.run_id[:12]}", style="dim")
-    return name, str(status_from_wire(run.status)), points
+    return name, str(status_from_wire(run.status)) + ("\nretired" if run.retired else ""), points
 
 
 def _cells_of_backend(backend: wire.BackendState) -> tuple[str, str, str, str]:
@@ -155,6 +155,7 @@ def _run(run: wire.RunState) -> dict[str, Any]:
         "name": run.name,
         "project": run.project,
         "status": str(status_from_wire(run.status)),
+        "retired": run.retired,
         "labels": dict(sorted(run.labels.items())),
         "points": {"received": run.received, "durable": run.durable, "dropped": run.dropped},
         "backends": {_called(backend): _backend(backend) for backend in run.backends},

@@ -283,6 +283,7 @@ def _export_frame(
             "notes": run.notes,
             "tags": dict(run.tags),
             "blobs": str(blobs.absolute()),
+            "redriven": bool(chunk.only),
         },
         "state": state,
         "dictionaries": dictionaries,

@@ -81,6 +81,7 @@ class Run:
         parent: run id of the run that it belongs to, or empty.
         group, notes, tags: what was given at the start.
         blobs: folder of the content-addressed store.
+        redriven: the records of this call were dead letters, and are tried again.
     """
 
     run_id: str
@@ -93,6 +94,7 @@ class Run:
     notes: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     blobs: str = ""
+    redriven: bool = False
 
     def blob(self, ref: BlobRef) -> Path:
         """The file that holds a record's content."""
@@ -159,8 +161,8 @@ class Exporter(Protocol):
     def export(self, run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory) -> Outcome:
         """Deliver records of one run.
 
-        Dead letters that somebody has tried again come in a call of their own, later than what follows them in the log: their
-        places are before those of earlier calls, and that does not mean that the tracker has them.
+        Dead letters that are tried again come in a call of their own (`Run.redriven`), later than what follows them in the log:
+        their places are before those of earlier calls, and that does not mean that the tracker has them.
 
         Args:
             run: the run; it is made in the tracker, or found again, when needed.
