@@ -18,7 +18,7 @@ from tests.support.spine import Spine
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet.proto.v1 import records_pb2 as pb
 
-RUN_KEYS = ["run_id", "name", "project", "status", "labels", "points", "backends"]
+RUN_KEYS = ["run_id", "name", "project", "status", "retired", "labels", "points", "backends"]
 BACKEND_KEYS = [
     *("target", "state", "delivered", "collapsed", "rerouted", "dead"),
     *("lag_points", "lag_seconds", "last_error", "worker_pid"),

@@ -17,6 +17,7 @@ from tracelet_collector.log.base import DeadLetter, Progress
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import until
+from tests.support.wandb_file import history
 from tracelet.core.metrics import Media, Metric, RunEnd, RunStatus
 from tracelet.proto.v1 import collector_pb2 as wire
 
@@ -267,3 +268,32 @@ def test_letters_that_kill_the_worker_are_dead_again_and_hold_up_nobody(
         desk.until_settled("r1")
         assert [letter.letter for letter in desk.log.dead_letters()] == [2]
     assert store.count() == 503
+
+
+def test_a_tracker_that_keeps_every_row_is_written_anew(tmp_path: Path) -> None:
+    """W&B offline, while its run is open: a row that had no content has it now, and there is no other one."""
+    folder = tmp_path / "wandb-dir"
+    folder.mkdir()
+    with Desk(tmp_path / "home") as desk:
+        content = desk.blob(b"a text " * 1000, "text/plain")
+        path = blob_path(blobs_path(desk.home), content.sha256)
+        path.rename(path.with_suffix(".away"))
+        writer = Writer(desk.log, run_spec("r1", f"offline:{folder}", kind="wandb"))
+        writer.write([*points(100), Media("note", "text", content, "text/plain", 1, T0), *points(200)[100:]])
+        desk.delivery.wake("r1")
+        until(lambda: desk.cursor("r1", "wandb").settled, 60.0)
+        assert desk.cursor("r1", "wandb").dead == 1
+        path.with_suffix(".away").rename(path)
+        desk.log.redrive([1])
+        desk.delivery.wake("r1")
+        until(lambda: desk.cursor("r1", "wandb").settled, 60.0)
+        writer.write([RunEnd(RunStatus.FINISHED, "", T0 + 5)])
+        desk.delivery.wake("r1")
+        until(lambda: desk.cursor("r1", "wandb").settled, 60.0)
+        cursor = desk.cursor("r1", "wandb")
+        assert (cursor.delivered, cursor.dead) == (201, 0)
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    rows = history(file)
+    assert len(rows) == 201
+    assert sorted(row["loss"] for row in rows if "loss" in row) == [step / 7 for step in range(200)]
+    assert len([row for row in rows if "note.path" in row]) == 1

@@ -228,8 +228,9 @@ class Lane:
             course.backoff.failed()
             return
         except Retired as error:
-            self._failed(course, "paused", f"{why}; but {error}")
-            course.backoff.paused()
+            if not self._stay_dead(course, f"{why}; but {error}"):
+                self._failed(course, "paused", f"{why}; but {error}")
+                course.backoff.paused()
             return
         course.rewinds += 1
         _logger.warning("run %s goes to %s from its first record on: %s", course.run.run_id, course.slot, why)

@@ -108,6 +108,8 @@ class WandbExporter:
     def _deliver(
         self, place: tuple[str, str], run: Run, items: Sequence[Item], state: Mapping[str, Any], memory: Memory
     ) -> Outcome:
+        if run.redriven:
+            return self._again(place, run, items, state)
         plan = Plan.make(items, state, run)
         plan.state.pop("closed", None)
         session = self._sessions.get(place)
@@ -144,6 +146,22 @@ class WandbExporter:
             self._horizons.pop(place, None)
             plan.state |= {"closed": True, "link": session.link}
         return outcome
+
+    def _again(self, place: tuple[str, str], run: Run, items: Sequence[Item], state: Mapping[str, Any]) -> Outcome:
+        """Dead letters that are tried again: their places among the rows are taken. A folder is written anew, with them.
+
+        Raises:
+            Rewind: it is.
+        """
+        target = Target.read(run.target)
+        if target.folder and not any(f.synced for f in Place(Path(target.folder), _wandb_id(run.run_id)).folders()):
+            session, last = self._sessions.pop(place, None), max((item.lsn, item.seq) for item in items)
+            if session is not None:
+                session.abandon()
+                last = max(last, session.position or last)
+            self._rewind(place, last, "dead letters of it are tried again")
+        error = "W&B has the rows that come after it, and none can be put before them; `tracelet replay` to another target can"
+        return Outcome(dead=[Dead(item, error) for item in items], state=dict(state))
 
     def _open(self, place: tuple[str, str], run: Run, last: Position, state: Mapping[str, Any]) -> Session:
         """Begin a run in wandb, or go on with it.
