@@ -141,7 +141,6 @@ WRONG: list[tuple[str, str, str]] = [
     ("TRACELET_PROJECT", " ", "a line of text"),
     ("TRACELET_RUN_NAME", "two\nlines", "a line of text"),
     ("TRACELET_BACKEND", ",", "at least one of: mlflow"),
-    ("TRACELET_BACKEND", "clearml", "cannot deliver to clearml yet; choose from: mlflow"),
     ("TRACELET_DISABLED", "maybe", "true or false"),
     ("TRACELET_WRITER_PREFIX", "sometimes", "auto, always or never"),
     ("TRACELET_SPOOL_CAP_BYTES", "2G", "a whole number of bytes, at least 4194304"),

@@ -49,6 +49,11 @@ class Link:
     @staticmethod
     def read(kind: str, said: str) -> Link:
         """A link as the wire has it: a page, a store's address and behind `#` the page, or a folder of W&B's."""
+        if kind == "clearml" and said.startswith("offline:"):
+            target, _, run = said.rpartition("#")
+            session = f"{target.removeprefix('offline:')}/{run}"
+            line = f"from clearml import Task; Task.import_offline_session({session!r})"
+            return Link(kind, target, run, command=f"python -c {shlex.quote(line)}")
         target, _, page = said.partition("#")
         run = said.rpartition("/")[2]
         if kind == "wandb" and said.startswith("offline:"):

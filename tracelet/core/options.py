@@ -22,8 +22,7 @@ __all__ = ["ENV_FILE", "ENV_PREFIX", "EXPORTERS", "Options", "PyTorchOptions", "
 
 ENV_PREFIX: Final = "TRACELET_"
 ENV_FILE: Final = ".env"
-EXPORTERS: Final = ("mlflow", "tensorboard", "wandb")
-_PLANNED: Final = ("clearml",)
+EXPORTERS: Final = ("mlflow", "clearml", "tensorboard", "wandb")
 _NESTED: Final = "__"
 _LONGEST_NOTES: Final = 8000  # what MLflow takes
 
@@ -125,8 +124,6 @@ def _backends(given: Any) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"at least one of: {', '.join(EXPORTERS)}")
     for name in names:
-        if name in _PLANNED:
-            raise ConfigurationError(f"this tracelet cannot deliver to {name} yet; choose from: {', '.join(EXPORTERS)}")
         if name not in EXPORTERS:
             raise UnknownBackendError(name, EXPORTERS)
     return tuple(dict.fromkeys(names))

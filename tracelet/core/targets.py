@@ -46,11 +46,17 @@ TRACKERS: Final[Mapping[str, Tracker]] = {
         key="MLFLOW_TRACKING_TOKEN",
         instead=("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     ),
+    "clearml": Tracker(
+        "clearml",
+        "clearml",
+        "tracelet.core.target_clearml",
+        key="CLEARML_API_KEY_PAIR",
+        instead=("CLEARML_AUTH_TOKEN",),
+    ),
     "tensorboard": Tracker("tensorboard", "tensorboard", "tracelet.core.target_tensorboard", key=""),
     "wandb": Tracker("wandb", "wandb", "tracelet.core.target_wandb", key="WANDB_API_KEY"),
 }
 KNOWN: Final = tuple(TRACKERS)
-_LATER: Final = ("clearml",)  # a script may hold their keys already
 
 
 def resolve(
@@ -103,7 +109,7 @@ def _keys(kinds: Sequence[str], api_key: Any) -> Mapping[str, str]:
     if not isinstance(api_key, Mapping) or not all(isinstance(key, str) for key in api_key.values()):
         raise ConfigurationError("api_key makes no sense; give a str, or a dict, {backend: key}")
     for kind in api_key:
-        if kind not in (*KNOWN, *_LATER):
+        if kind not in KNOWN:
             raise UnknownBackendError(kind, KNOWN)
     return api_key
 

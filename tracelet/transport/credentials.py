@@ -21,7 +21,10 @@ _ALLOWED = re.compile(
     r"(?:MLFLOW|WANDB|CLEARML|AWS|GOOGLE|AZURE|DATABRICKS|SSL)_[A-Z0-9_]+|(?:[A-Z]+_)?PROXY|(?:[a-z]+_)?proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )
 # Of the process, not of the tracker: a worker must not take them for its own.
-_EXCEPT = frozenset({"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"})
+_EXCEPT = frozenset(
+    {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"}
+    | {"CLEARML_TASK_ID", "CLEARML_PROC_MASTER_ID"}
+)
 # Of wandb's, which has one for each of its settings, a worker gets these: the others are of one run or process, and runs whose
 # credentials differ have workers of their own.
 _WANDB = frozenset(

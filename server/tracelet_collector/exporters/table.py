@@ -62,6 +62,27 @@ EXPORTERS: Final[Mapping[str, Entry]] = {
             }
         ),
     ),
+    "clearml": Entry(
+        "tracelet_collector.exporters.clearml",
+        "ClearmlExporter",
+        package="clearml",
+        extra="clearml",
+        # Of ClearML's SDK only the storage of files is used, and only for buckets and folders.
+        environment={"CLEARML_SUPPRESS_UPDATE_MESSAGE": "1", "CLEARML_LOG_LEVEL": "ERROR"},
+        # What would attach the worker to the training process's task, or change what the target says.
+        ignored=frozenset(
+            {
+                "CLEARML_TASK_ID",
+                "CLEARML_PROC_MASTER_ID",
+                "CLEARML_SIMULATE_REMOTE_TASK",
+                "CLEARML_LOG_TASK_TO_BACKEND",
+                "CLEARML_OFFLINE_MODE",
+                "CLEARML_API_HOST",
+                "CLEARML_API_VERBOSE",
+                "CLEARML_CONFIG_VERBOSE",
+            }
+        ),
+    ),
     "tensorboard": Entry(
         "tracelet_collector.exporters.tensorboard",
         "TensorBoardExporter",
