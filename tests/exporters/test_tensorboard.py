@@ -333,10 +333,15 @@ class TestFiles:
         (run,) = folder.runs()
         file = run / "events.out.tfevents.1700000000.tracelet"
         with file.open("ab") as tail:
-            tail.write(b"\x22\0\0\0 torn")
+            tail.write(b"\x22\0\0\0 torn" + bytes(5000))
         courier.restart()
         courier.deliver(point("a", 5.0, 5))
         assert [p.step for p in folder.points()] == list(range(6))
+        items = courier.items([point("a", float(n), n) for n in range(6, 90)])
+        courier.deliver_uncommitted(items)
+        courier.restart()
+        courier.deliver_items(items[:3])
+        assert [p.step for p in folder.points()] == list(range(9))
 
     @pytest.mark.parametrize("what", ["the run", "everything", "the file", "its end", "a label", "rows"])
     def test_what_was_deleted_is_written_again(self, folder: TensorBoardFolder, courier: Courier, what: str) -> None:

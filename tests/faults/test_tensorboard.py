@@ -13,6 +13,9 @@ import pytest
 from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
 from tests.support.tensorboard_folder import TensorBoardFolder
+from tracelet.errors import CollectorError
+from tracelet.transport import local
+from tracelet.transport.wait import status
 
 pytestmark = pytest.mark.faults
 
@@ -37,9 +40,15 @@ class Desktop(Spine):
 
     def worker(self) -> int:
         """The process that delivers, of a run that is there."""
-        return until(
-            lambda: next((b.worker_pid for run in self.status().runs for b in run.backends), 0), 60, "a worker"
-        )
+
+        def found() -> int:
+            try:
+                reply = status(local.ensure(self.home, 60.0).address, timeout=2.0)
+            except CollectorError:
+                return 0  # the address was that of one that was killed a moment ago
+            return next((backend.worker_pid for run in reply.runs for backend in run.backends), 0)
+
+        return until(found, 90, "a worker")
 
     def check_whole(self) -> None:
         """Every point once, in the order of the script."""
