@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tracelet.core import active
 from tracelet.core.experiment import BackendTarget, Experiment
+from tracelet.core.links import Link
 from tracelet.core.processes import given
 from tracelet.errors import CollectorError
 from tracelet.guard import guard, say
@@ -33,7 +34,7 @@ def lines(run: Experiment) -> list[str]:
     said = []
     for backend in run.plan.backends:
         said.append(f"run {run.name} ({run.id}) goes to {backend.kind}: {backend.target}")
-        if how := _how_to_open(backend):
+        if how := _how_to_open(backend, run.id):
             said.append(f"  open it:  {how}")
     if (collector := local.find(run.plan.home)) is not None:
         said.append(
@@ -85,10 +86,13 @@ def _in_log(home: Path, run_id: str) -> bool:
         return False
 
 
-def _how_to_open(backend: BackendTarget) -> str:
-    if backend.kind != "mlflow" or backend.target.startswith(("http://", "https://", "databricks")):
-        return ""
-    return f"mlflow ui --backend-store-uri {shlex.quote(backend.target)}"
+def _how_to_open(backend: BackendTarget, run_id: str) -> str:
+    if backend.kind == "wandb" and backend.target.startswith("offline:"):
+        folder = shlex.quote(backend.target.removeprefix("offline:"))
+        return f"wandb sync {folder}/wandb/offline-run-*-{run_id}" if run_id.isalnum() else ""
+    if backend.kind in ("mlflow", "tensorboard"):
+        return Link.read(backend.kind, backend.target).command or ""
+    return ""
 
 
 def _say() -> None:
