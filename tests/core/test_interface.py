@@ -120,7 +120,7 @@ class TestArguments:
         ("arguments", "error", "says"),
         [
             ({"backend": "mlfow"}, UnknownBackendError, "mlfow"),
-            ({"backend": "mlflow,clearml"}, ConfigurationError, "yet"),
+            ({"backend": "mlflow,clearml", "api_key": {"clearml": "x"}}, ConfigurationError, "access key"),
             ({"backend": 3}, ConfigurationError, "backend"),
             ({"backend": []}, ConfigurationError, "at least one"),
             ({"api_key": {"mlfow": "x"}}, UnknownBackendError, "mlfow"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tracelet.core import options, targets
-from tracelet.core.options import Options, PyTorchOptions
+from tracelet.core.options import EXPORTERS, Options, PyTorchOptions
 from tracelet.core.plan import check_run_id
 from tracelet.errors import ConfigurationError, UnknownBackendError
 from tracelet.settings import PyTorchSettings, TraceletSettings
@@ -183,14 +183,14 @@ def test_a_wrong_value_in_the_file_says_so() -> None:
             read()
 
 
-@pytest.mark.parametrize("given", ["tensorboard", "mlflow,tensorboard", ["tensorboard"]])
+@pytest.mark.parametrize("given", ["neptune", "mlflow,neptune", ["neptune"]])
 def test_an_unknown_backend(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for read in (lambda: TraceletSettings(backend=given), lambda: Options().override(backend=given)):
         with pytest.raises(
-            UnknownBackendError, match=r"backend=.*unknown backend 'tensorboard'.*choose from: mlflow"
+            UnknownBackendError, match=r"backend=.*unknown backend 'neptune'.*choose from: mlflow"
         ) as caught:
             read()
-        assert (caught.value.backend, caught.value.known) == ("tensorboard", ("mlflow",))
+        assert (caught.value.backend, caught.value.known) == ("neptune", EXPORTERS)
     monkeypatch.setenv("TRACELET_BACKEND", ",".join([given] if isinstance(given, str) else given))
     for read in (Options.load, TraceletSettings):
         with pytest.raises(UnknownBackendError, match="TRACELET_BACKEND="):
