@@ -230,6 +230,10 @@ class TestFaults:
         courier.deliver(point("a", 2.0, 2))
         assert server.asked["auth.login"] == 2
         assert len(server.of()) == 2
+        server.fault = Fault("files", 401, times=1)
+        courier.deliver(Artifact("x", b"1", "", T0))
+        assert server.asked["auth.login"] == 3
+        assert list(server.files.values()) == [b"1"]
 
     def test_not_netrc(self, courier: Courier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")

@@ -107,12 +107,15 @@ class Api:
         if parts.path.strip("/"):  # as ClearML's own: the server is the host, and the rest is a folder on it
             path = f"{parts.path.strip('/')}/{path}"
         host = parts._replace(path="", query="", fragment="").geturl()
-        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            form = _Form(path, file, size, media_type)
-            headers = {"Content-Type": form.content_type, "Authorization": f"Bearer {self._valid_token()}"}
-            answer = self._post(host, form, headers, _ANSWER + size / _SLOWEST_STORE)
+        for fresh in (False, True):
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                form = _Form(path, file, size, media_type)
+                headers = {"Content-Type": form.content_type, "Authorization": f"Bearer {self._valid_token(fresh)}"}
+                answer = self._post(host, form, headers, _ANSWER + size / _SLOWEST_STORE)
+            if answer.status_code != requests.codes.unauthorized:
+                break
         if answer.status_code in _NEVER:
             raise Refused(f"the ClearML files server refuses it: {answer.status_code} {answer.reason}")
         if answer.status_code == 404:

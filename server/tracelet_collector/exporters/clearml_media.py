@@ -49,7 +49,8 @@ _ENDINGS: Final[Mapping[str, str]] = {
     "text/x-protobuf": "pbtxt",
     "application/octet-stream": "bin",
 }
-_LONGEST_PLOT: Final = 4 * 1024 * 1024  # bytes of what a plot is made of
+_LONGEST_PLOT: Final = 4 * 1024 * 1024  # bytes of what a plot keeps
+_LONGEST_READ: Final = 64 * 1024 * 1024  # bytes of what a plot is made of
 
 
 class MediaDesk:
@@ -142,7 +143,7 @@ class MediaDesk:
     ) -> Mapping[str, Any] | None:
         """The plot of a record; None when it is not what its kind says, or too large."""
         size = len(media.content) if isinstance(media.content, bytes) else media.content.size
-        if size > _LONGEST_PLOT and media.kind in _WHOLE:
+        if size > (_LONGEST_PLOT if media.kind in _WHOLE else _LONGEST_READ):
             return None
         content = media.content if isinstance(media.content, bytes) else self._run.blob(media.content).read_bytes()
         try:
