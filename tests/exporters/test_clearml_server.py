@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import email.utils
+import shutil
 import ssl
 import subprocess
 import threading
@@ -263,6 +264,7 @@ class TestFaults:
         assert [letter.item.seq for letter in courier.dead] == [0]
         assert [artifact["key"] for artifact in server.task()["execution"]["artifacts"]] == ["y"]
 
+    @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
     def test_a_wrong_certificate(self, run: Run, tmp_path: Path) -> None:
         pem = tmp_path / "self-signed.pem"
         make = [
