@@ -109,6 +109,7 @@ class Chunk:
         epoch: of the cursor; it grows when the cursor is put back. For `Progress`.
         state: the exporter's state, as it was committed.
         only: lsn and seq of the records that are meant, when not all are.
+        more: the log has more behind it.
     """
 
     run_id: str
@@ -120,6 +121,7 @@ class Chunk:
     epoch: int = 0
     state: str = ""
     only: Sequence[tuple[int, int]] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
