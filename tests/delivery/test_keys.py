@@ -10,17 +10,21 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tracelet_collector.delivery.credentials import newest
+from tracelet_collector.home import log_path
+from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.delivery.test_server import free_port, serve
+from tests.support.commands import tracelet
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.ledger import Ledger
 from tests.support.mlflow_store import MlflowStore
-from tests.support.processes import until
+from tests.support.processes import stop_collector, until
 from tracelet.core.metrics import Metric, RunEnd, RunStatus
 from tracelet.core.targets import leave_key, resolve
 from tracelet.transport.credentials import keep, leave
@@ -260,3 +264,24 @@ def test_an_mlflow_server_that_wants_a_password(
     assert len(behind.points()) == 105
     assert behind.run()["status"] == "FINISHED"
     assert "right" not in json.dumps([str(path) for path in home.rglob("*")])
+
+
+def test_sync_leaves_the_environments_key_for_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, address = tmp_path / "home", f"http://127.0.0.1:{free_port()}"
+    with closing(SqliteLog(log_path(home))) as log:
+        Writer(log, run_spec("r1", address, credentials="0123456789abcdef")).write(points(5))
+    given = {
+        "TRACELET_HOME": str(home),
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_TRACKING_TOKEN": "hush",
+    }
+    done = tracelet("sync", "--timeout", "0.1", cwd=tmp_path, environment=given)
+    try:
+        assert f"mlflow at {address}: the credentials of this environment are tried" in done.stdout
+        assert "hush" not in done.stdout + done.stderr
+        name = newest(home, "mlflow", address)
+        assert name
+        assert "hush" in (home / "credentials" / f"{name}.json").read_text()
+        assert "tried" not in tracelet("sync", "--timeout", "0.1", cwd=tmp_path, environment=given).stdout
+    finally:
+        stop_collector(home)
