@@ -15,7 +15,7 @@ import pytest
 from tracelet_collector.delivery import Patience
 from tracelet_collector.delivery import worker as worker_end
 from tracelet_collector.delivery.frames import Channel
-from tracelet_collector.delivery.process import WorkerFailed, WorkerProcess, _Origin
+from tracelet_collector.delivery.process import Shipment, WorkerFailed, WorkerProcess, _Origin
 from tracelet_collector.exporters.base import Item, Memory, Outcome, Run
 from tracelet_collector.log.base import Chunk
 
@@ -39,7 +39,7 @@ def ends(tmp_path: Path) -> Any:
 
 def export(process: WorkerProcess) -> Any:
     spec = run_spec("r1", "sqlite:////x.db", parent="p", tags={"a": "b"})
-    return process.export(spec, spec.backends[0], CHUNK, "", lambda keys: {})
+    return process.export(Shipment(spec, spec.backends[0], CHUNK), lambda keys: {})
 
 
 @pytest.mark.parametrize("said", [True, False])

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tracelet.commands.asking import ask
 from tracelet.commands.calling import starting
 from tracelet.commands.taking_in import Copy, NotTaken, put_away, spools_in, take_in
 from tracelet.commands.wait import deliver
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
+from tracelet.core.targets import leave_key
 from tracelet.errors import CollectorError, ConfigurationError
 from tracelet.transport import local, outdated
 from tracelet.transport.watch import Watch
@@ -43,11 +45,25 @@ def sync(folder: Path | None, timeout: float | None, *, keep: bool) -> int:
     until = time.monotonic() + timeout if timeout is not None else float("inf")
     whole = folder is None or _bring(home, folder.absolute(), until, keep)
     left = None if timeout is None else max(until - time.monotonic(), 0.0)
+    _leave_keys(home)
     watch = deliver(home, Watch(home, starting=starting(Options.load())), left, _line)
     if watch.missing:
         return 1
     _line(f"everything is delivered: {watch.total:,} points")
     return 0 if whole else 1
+
+
+def _leave_keys(home: Path) -> None:
+    """What this environment has of keys is for the runs that wait to be delivered, where their own are refused."""
+    waiting = {
+        (backend.kind, backend.target)
+        for run in ask(home).reply.runs
+        for backend in run.backends
+        if not backend.settled
+    }
+    for kind, target in sorted(waiting):
+        if leave_key(home, kind, target):
+            _line(f"{kind} at {target}: the credentials of this environment are tried where a run's own are refused")
 
 
 def _line(text: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from tracelet.core.here import is_there
 from tracelet.core.plan import BackendTarget
-from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, UnknownBackendError
+from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, TraceletError, UnknownBackendError
 from tracelet.transport import credentials
 
-__all__ = ["KNOWN", "TRACKERS", "Tracker", "check", "check_installed", "resolve", "shown"]
+__all__ = ["KNOWN", "TRACKERS", "Tracker", "check", "check_installed", "leave_key", "resolve", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def resolve(
             check_key(target, secrets, keys.get(kind))
         found.append((kind, _sendable(target), secrets))
     return tuple(
-        BackendTarget(kind, target, _sendable(sys.executable), _keep(home, kind, secrets, keys.get(kind)))
+        BackendTarget(kind, target, _sendable(sys.executable), _keep(home, kind, target, secrets, keys.get(kind)))
         for kind, target, secrets in found
     )
 
@@ -147,11 +147,41 @@ def shown(kind: str) -> str:
     return target
 
 
+def leave_key(home: Path, kind: str, target: str) -> bool:
+    """Leave this process's credentials for the runs that go to a tracker, when they are meant for it.
+
+    They are, when this environment names the tracker, or no server at all: a key is not shown to a server it is not of.
+
+    Args:
+        home: tracelet's home; credentials are kept there.
+        kind: of the backend.
+        target: where runs go.
+
+    Returns:
+        Whether there are other ones now than before.
+
+    Raises:
+        HomeError: they cannot be kept.
+    """
+    try:
+        named, secrets = _resolver(kind).resolve(None)
+    except (KeyError, TraceletError):
+        return False
+    variables = credentials.collect(os.environ, secrets)
+    server = "://" in named and not named.startswith(("sqlite:", "file:"))
+    if not variables or (server and named != target):
+        return False
+    try:
+        return credentials.leave(home, kind, target, credentials.keep(home, variables))
+    except OSError as error:
+        raise HomeError(home, error.strerror or str(error)) from error
+
+
 def _resolver(kind: str) -> Any:
     return importlib.import_module(TRACKERS[kind].resolver)
 
 
-def _keep(home: Path, kind: str, secrets: Mapping[str, str], key: str | None) -> str:
+def _keep(home: Path, kind: str, target: str, secrets: Mapping[str, str], key: str | None) -> str:
     variables = credentials.collect(os.environ, secrets)
     tracker = TRACKERS[kind]
     if key and tracker.key:
@@ -159,7 +189,9 @@ def _keep(home: Path, kind: str, secrets: Mapping[str, str], key: str | None) ->
             tracker.key: key
         }
     try:
-        return credentials.keep(home, variables)
+        name = credentials.keep(home, variables)
+        credentials.leave(home, kind, target, name)
+        return name
     except OSError as error:
         raise HomeError(home, error.strerror or str(error)) from error
 

@@ -1,6 +1,11 @@
 """Secrets that delivery needs: taken from the training process's environment, kept in files that only the user can read.
 
 They are never part of a spool, of the log, of a wire message or of a command line: a run names an entry of this store.
+
+    credentials/<hash of the content>.json               {"env": the variables}
+    credentials/newest/<hash of kind and target>.json    {"kind", "target", "entry": the one left last; empty: none needed}
+
+A run whose key the tracker takes no more goes on with the newest one that was left for the same tracker.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["STORE_PASSWORD", "collect", "keep"]
+__all__ = ["STORE_PASSWORD", "collect", "keep", "leave"]
 
 STORE_PASSWORD = "MLFLOW_STORE_PASSWORD"  # of a database; the address that is shown and stored has none
 
@@ -55,21 +60,46 @@ def keep(home: Path, variables: Mapping[str, str]) -> str:
         return ""
     body = json.dumps({"env": dict(sorted(variables.items()))})
     name = hashlib.sha256(body.encode()).hexdigest()[:16]
-    store = home / "credentials"
-    store.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = store / f"{name}.json"
-    if not _is_kept(path, body):
-        # Several processes and threads may be at it at once; whoever is last has written the same.
-        draft = store / f".{name}.{os.urandom(16).hex()}.new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(body)
-            draft.rename(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    _write(home / "credentials" / f"{name}.json", body)
     return name
+
+
+def leave(home: Path, kind: str, target: str, name: str) -> bool:
+    """Say that an entry is the newest for a tracker: older runs there go on with it, where their own is refused.
+
+    Args:
+        home: tracelet's home.
+        kind: of the backend.
+        target: the tracker's address, as runs name it.
+        name: the entry's; empty when none is needed.
+
+    Returns:
+        Whether another one was the newest before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    place = hashlib.sha256(f"{kind}\0{target}".encode()).hexdigest()[:16]
+    body = json.dumps({"kind": kind, "target": target, "entry": name})
+    return _write(home / "credentials" / "newest" / f"{place}.json", body)
+
+
+def _write(path: Path, body: str) -> bool:
+    """Write a file that only this user can read, whole or not at all. False: it is there as it should be."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _is_kept(path, body):
+        return False
+    # Several processes and threads may be at it at once; each has written all of it.
+    draft = path.with_name(f".{path.stem}.{os.urandom(16).hex()}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(body)
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _is_kept(path: Path, body: str) -> bool:

@@ -62,6 +62,11 @@ class Backoff:
         self.failures += 1
         self.until = time.monotonic() + self._patience.paused * random.uniform(0.9, 1.1)
 
+    def soon(self) -> None:
+        """It failed, and the next attempt will be another one."""
+        self.failures += 1
+        self.until = time.monotonic() + self._patience.first * random.uniform(0.5, 1.0)
+
     def succeeded(self) -> None:
         """It went well."""
         self.failures = 0

@@ -15,7 +15,7 @@ from tracelet_collector.delivery.course import State
 from tracelet_collector.delivery.process import WorkerProcess
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
-from tracelet_collector.exporters.base import ExportError, Paused
+from tracelet_collector.exporters.base import ExportError, Paused, Unauthorized
 
 __all__ = ["Berth", "LaneKey", "NoWorker"]
 
@@ -31,7 +31,7 @@ class LaneKey(NamedTuple):
     """What a worker is made for.
 
     `server` is the target when it is a server: one that does not answer holds up nobody but its own runs. Local files have
-    it empty, and share a worker.
+    it empty, and share a worker, until one of them is the end of workers (see `Switchboard.set_apart`).
     """
 
     kind: str
@@ -42,7 +42,7 @@ class LaneKey(NamedTuple):
     @classmethod
     def of(cls, backend: wire.BackendSpec) -> LaneKey:
         """The lane of a backend."""
-        local = backend.target.startswith("sqlite:") or "://" not in backend.target
+        local = backend.target.startswith(("sqlite:", "file:")) or "://" not in backend.target
         return cls(backend.kind, backend.interpreter, backend.credentials, "" if local else backend.target)
 
 
@@ -120,6 +120,7 @@ class Berth:
 
         Raises:
             NoWorker: none can be had now.
+            Unauthorized: its credentials cannot be read. Other ones may be, for the run that asks.
         """
         if self._worker is not None:
             if self._worker.pid:
@@ -131,6 +132,9 @@ class Berth:
         self.waits = False
         try:
             return self._fill()
+        except Unauthorized:
+            self.vacate()
+            raise
         except ExportError as error:
             self.vacate()
             if isinstance(error, Paused):

@@ -2,7 +2,7 @@
 
 The conversation (version 1). The scheduler asks, the worker answers, one exchange at a time:
 
-    hello {version, kind, locks}            ready {version, pid, batch_points} | refused {message}
+    hello {version, kind, locks}            ready {version, pid, batch_points, filters} | refused {message}
     export {run, about, state, …} + bytes   exported {counts, dead, state} + stamps
                                              | retry {message, after} | pause {message, key} | rewind {message}
                                              | unreadable {message} | broken {message}
@@ -13,8 +13,16 @@ The conversation (version 1). The scheduler asks, the worker answers, one exchan
 The two ends may be of different versions: the worker's is the training script's. `run` has what every version knows, `about`
 what later ones added, of which a worker takes what it knows; `working` is said only over records that an older collector
 never has, `rewind` only by exporters that it never asks for. Every answer to `export` says with `holds` whether the worker has
-something open. An export with `only` ([[lsn, seq], …]) means those records of its batches alone; only a worker that said
-`filters` when it was ready is asked for that.
+something open.
+
+A worker that said `filters` when it was ready knows three more words of `export`:
+
+    only [[lsn, seq], …]         of its batches these records alone
+    aside [[lsn, seq, why], …]   the tracker is not given these; points among them come back as dead
+    part [start, stop]           of the others these alone, to see whether it works: nothing of it is committed. The answer has
+                                 `total`, how many others there are, and `following`, the [lsn, seq] of the first one behind
+
+Others are not asked for `only` and `part`; to them `aside` means nothing, and their trackers are given all.
 
 Integers that travel in bulk (keys, entries, stamps) are packed as native 64-bit ones: both ends are on one machine.
 """

@@ -5,28 +5,48 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from tracelet.proto.v1 import collector_pb2 as wire
+from tracelet_collector.delivery.aftermath import Aftermath, Move
 from tracelet_collector.delivery.backoff import Backoff, Patience
 from tracelet_collector.delivery.berth import Berth, LaneKey, NoWorker
-from tracelet_collector.delivery.course import Course, Live, State
-from tracelet_collector.delivery.process import Unreadable, WorkerFailed
+from tracelet_collector.delivery.course import Course, Live
+from tracelet_collector.delivery.process import WorkerFailed
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
-from tracelet_collector.exporters.base import Paused, Retryable, Rewind
-from tracelet_collector.log.base import Chunk, Log, LogFailed, Retired, slot_of
+from tracelet_collector.delivery.suspicion import Tried
+from tracelet_collector.delivery.switchboard import Switchboard
+from tracelet_collector.delivery.turns import Turns
+from tracelet_collector.log.base import Chunk, Log
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Station"]
 
 _MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
-_DEADLY: Final = 3  # workers that fail over one chunk in a row, until it is tried only now and then
+_DEADLY: Final = 3  # workers that fail over letters that are tried again, until these stay dead
 _SHORTLY: Final = 1.0
 _STUBBORN: Final = 5  # failures in a row, after which a fresh process may know better
 _logger = logging.getLogger("tracelet_collector.delivery")
+
+
+class Station(NamedTuple):
+    """What the lanes of a kind have in common.
+
+    Attributes:
+        log: is read and committed to.
+        home: tracelet's home.
+        spawner: starts the workers.
+        seats: of the kind.
+        patience: how long to wait for what.
+    """
+
+    log: Log
+    home: Path
+    spawner: Spawner
+    seats: Seats
+    patience: Patience
 
 
 class Lane:
@@ -35,26 +55,22 @@ class Lane:
     Args:
         key: what the worker is made for.
         name: of the thread.
-        log: is read and committed to.
-        home: tracelet's home.
-        spawner: starts the worker.
-        seats: of its kind.
-        patience: how long to wait for what.
+        station: what it shares.
+        switchboard: moves runs to other lanes.
     """
 
-    def __init__(
-        self, key: LaneKey, name: str, log: Log, home: Path, spawner: Spawner, seats: Seats, patience: Patience
-    ) -> None:
-        self._key = key
-        self._log = log
-        self._worker_log = home / f"worker-{key.kind}.log"
-        self._patience = patience
+    def __init__(self, key: LaneKey, name: str, station: Station, switchboard: Switchboard) -> None:
+        self.key: Final = key
+        self._log = station.log
+        self._home = station.home
+        self._patience = station.patience
+        self._switchboard = switchboard
         self._change = threading.Condition()
         self._courses: dict[tuple[str, str], Course] = {}
-        self._queue: deque[Course] = deque()
+        self._turns = Turns()
         self._stopping = False
-        self._failures = 0  # in a row, of whatever run
-        self._berth = Berth(key, home, spawner, seats, patience, self._look)
+        self._berth = Berth(key, self._home, station.spawner, station.seats, self._patience, self._look)
+        self._aftermath = Aftermath(key, self._log, self._home, self._patience, self._berth)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -64,16 +80,34 @@ class Lane:
     def wake(self, run: wire.RunSpec, backend: wire.BackendSpec) -> None:
         """There may be something to deliver for a run."""
         with self._change:
-            place = run.run_id, slot_of(backend)
-            course = self._courses.get(place)
-            if course is None:
-                course = self._courses[place] = Course(run, backend, Backoff(self._patience))
+            course = Course(run, backend, Backoff(self._patience))
+            course = self._courses.setdefault(course.place, course)
             course.run = run  # whoever resumed it may have said more of it
             course.woken = True
-            if not course.queued:
-                course.queued = True
-                self._queue.append(course)
-                self._change.notify_all()
+            self._enqueue(course)
+
+    def adopt(self, course: Course) -> None:
+        """Take a run that another lane let go of."""
+        with self._change:
+            self._courses[course.place] = course
+            course.queued = False
+            self._enqueue(course)
+
+    def release(self, target: str | None, course: Course | None) -> list[Course]:
+        """Let go of a run, or of all of a target's. The lane's own thread calls, between two turns."""
+        with self._change:
+            gone = [mine for mine in self._courses.values() if mine is course or mine.backend.target == target]
+            for mine in gone:
+                del self._courses[mine.place]
+                if mine in self._turns:
+                    self._turns.remove(mine)
+        return gone
+
+    def _enqueue(self, course: Course) -> None:
+        if not course.queued:
+            course.queued = True
+            self._turns.add(course)
+            self._change.notify_all()
 
     def live(self) -> Iterable[tuple[tuple[str, str], Live]]:
         """How each run goes, by run id and kind."""
@@ -82,9 +116,13 @@ class Lane:
         pid, (start_state, start_error) = self._berth.pid, self._berth.trouble
         for course in courses:
             state, error = course.state, course.last_error
-            if start_state != "ok" and course.queued:
-                state, error = start_state, start_error
-            yield (course.run.run_id, course.slot), Live(state, error, pid)
+            if course.queued:
+                breaker = self._aftermath.breakers.get(course.backend.target)
+                if breaker is not None and breaker.open and state != "paused":
+                    state, error = "retrying", str(breaker)
+                if start_state != "ok":
+                    state, error = start_state, start_error
+            yield course.place, Live(state, error, pid)
 
     def stop(self) -> None:
         """Ask the thread to end after the chunk under way."""
@@ -118,21 +156,24 @@ class Lane:
         finally:
             self._berth.vacate()
 
+    def _at(self, course: Course) -> float:
+        """The time before which a run is not to be tried."""
+        at = max(course.backoff.until, self._berth.until)
+        breaker = self._aftermath.breakers.get(course.backend.target)
+        return at if breaker is None else max(at, breaker.until(course))
+
     def _next(self) -> Course | Literal["rest", "stop"]:
         """The next run whose time has come; `rest` when the worker has nothing to do, or has to make room."""
         idle_at = time.monotonic() + self._patience.idle
         with self._change:
             while not self._stopping:
                 now = time.monotonic()
-                times = [max(course.backoff.until, self._berth.until) for course in self._queue]
+                times = [self._at(course) for course in self._turns]
                 idle = self._berth.filled and now >= idle_at and not self._berth.holds
                 if idle or self._berth.must_yield(busy=any(at <= now + _SHORTLY for at in times)):
                     return "rest"
-                if not self._berth.waits:
-                    for course, at in zip(self._queue, times, strict=True):
-                        if at <= now:
-                            self._queue.remove(course)
-                            return course
+                if not self._berth.waits and (course := self._turns.take(now, self._at)) is not None:
+                    return course
                 upcoming = [at - now for at in times if at > now] + (
                     [idle_at - now] if self._berth.filled and now < idle_at else []
                 )
@@ -144,138 +185,66 @@ class Lane:
         with self._change:
             course.woken = False
         before = course.state, course.last_error
-        more = True
-        try:
-            more = self._deliver(course)
-            if more:
-                self._failures = 0
-                self._berth.went_well()
-            course.went_well()
-        except NoWorker:
-            pass  # not this run's fault: every run of the lane waits
-        except Paused as error:
-            self._failed(course, "paused", str(error))
-            course.backoff.paused()
-        except Retryable as error:
-            self._failed(course, "retrying", str(error))
-            course.backoff.failed(error.retry_after or 0.0)
-        except LogFailed as error:
-            self._failed(course, "retrying", f"the log: {error}")
-            course.backoff.failed()
-        except Rewind as error:
-            self._rewind(course, str(error))
-        except Unreadable as error:
-            self._failed(
-                course, "retrying", f"a part of the log cannot be decoded, and nothing after it goes out: {error}"
-            )
-            course.backoff.paused()
-        except WorkerFailed as error:
-            self._worker_failed(course, str(error))
-        except Exception as error:
-            _logger.exception("delivering run %s to %s", course.run.run_id, self._key.kind)
-            self._failed(course, "retrying", f"an error of the collector's own: {type(error).__name__}: {error}")
-            course.backoff.failed()
-        self._tell(course, before)
+        more, move = True, self._aftermath.fresh_key(course)
+        if move is None:
+            try:
+                more, move = self._deliver(course)
+            except NoWorker:
+                pass  # not this run's fault: every run of the lane waits
+            except Exception as error:
+                move = self._aftermath.failed(course, error)
+        self._aftermath.tell(course, before)
         with self._change:
             course.queued = more or course.woken
             if course.queued:
-                self._queue.append(course)
+                self._turns.add(course)
+        if move is not None and move.key is not None:
+            self._switchboard.change_key(self, course, move.key)
+        elif move is not None:
+            self._switchboard.set_apart(self, course.backend.target)
 
-    def _deliver(self, course: Course) -> bool:
-        """Deliver one chunk.
+    def _deliver(self, course: Course) -> tuple[bool, Move | None]:
+        """Deliver one chunk of a run.
 
         Returns:
-            Whether there was one.
+            Whether there was one; and where the run goes from here, when it does not stay.
         """
-        run_id, slot = course.run.run_id, course.slot
+        run_id, slot = course.place
         if not self._berth.filled and self._next_chunk(run_id, slot, 1, 1) is None:
             self._berth.vacate()  # it may be in line
-            return False
+            course.went_well()
+            return False, None
         worker = self._berth.worker()
         chunk = self._next_chunk(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
         if chunk is None:
-            return False
-        course.redriven = chunk.only
+            course.went_well()
+            return False, None
         if chunk.only and not worker.filters:
-            older = f"the tracelet of {self._key.interpreter} is too old to try dead letters again: upgrade it, then redrive"
+            older = (
+                f"the tracelet of {self.key.interpreter} is too old to try dead letters again: upgrade it, then redrive"
+            )
             self._log.keep_dead(run_id, slot, chunk.only, older)
-            return True
-        progress = worker.export(
-            course.run, course.backend, chunk, chunk.state, lambda keys: self._log.recall(run_id, slot, keys)
-        )
-        self._log.commit(run_id, slot, progress)
-        course.rewinds = 0
-        return True
+            return True, None
+        course.redriven = chunk.only
+        shipment = course.ship(chunk, worker.filters)
+        try:
+            result = worker.export(shipment, lambda keys: self._log.recall(run_id, slot, keys))
+        except WorkerFailed as error:
+            return True, self._aftermath.worker_failed(course, shipment, error)
+        chunk = shipment.chunk
+        course.behind = chunk.more or bool(chunk.only)
+        self._turns.had(course, chunk.points)
+        if isinstance(result, Tried):
+            self._aftermath.tried(course, shipment, result)
+        else:
+            self._log.commit(run_id, slot, result)
+            self._aftermath.delivered(course, chunk)
+        return True, None
 
     def _next_chunk(self, run_id: str, slot: str, max_points: int, max_bytes: int) -> Chunk | None:
         """What is to go next: dead letters that are to be tried again, then what comes after the cursor."""
         redriven = self._log.read_redriven(run_id, slot, max_points, max_bytes)
         return redriven or self._log.read(run_id, slot, max_points, max_bytes)
-
-    def _failed(self, course: Course, state: State, error: str) -> None:
-        course.state, course.last_error = state, error
-        course.deaths = 0
-        self._failures += 1
-        if self._failures % _STUBBORN == 0:
-            self._berth.vacate()
-
-    def _rewind(self, course: Course, why: str) -> None:
-        """What was counted is not there: from the first record on. At once, unless it was done a moment ago."""
-        try:
-            self._log.rewind(course.run.run_id, course.slot)
-        except LogFailed as error:
-            self._failed(course, "retrying", f"the log: {error}")
-            course.backoff.failed()
-            return
-        except Retired as error:
-            if not self._stay_dead(course, f"{why}; but {error}"):
-                self._failed(course, "paused", f"{why}; but {error}")
-                course.backoff.paused()
-            return
-        course.rewinds += 1
-        _logger.warning("run %s goes to %s from its first record on: %s", course.run.run_id, course.slot, why)
-        if course.rewinds > 1:
-            self._failed(course, "retrying", f"{why}: from the first record on again")
-            course.backoff.failed()
-
-    def _worker_failed(self, course: Course, error: str) -> None:
-        """The worker is gone. The chunk comes again; only now and then, when it was the end of several."""
-        self._berth.vacate()
-        self._failures += 1
-        course.deaths += 1
-        course.state = "retrying"
-        course.last_error = error
-        if course.deaths >= _DEADLY and self._stay_dead(course, error):
-            course.deaths = 0
-        elif course.deaths >= _DEADLY:
-            course.last_error = (
-                f"{error}, {course.deaths} times in a row over the same records: they may be the cause. "
-                f"They are kept and tried again every {self._patience.paused:g} s; see {self._worker_log}"
-            )
-            course.backoff.paused()
-        else:
-            course.backoff.failed()
-        if self._failures > 1:  # not this run's fault alone
-            self._berth.crashed()
-
-    def _stay_dead(self, course: Course, error: str) -> bool:
-        """Letters that were tried again stay dead, holding up nobody. False: it was no such chunk, or the log takes nothing."""
-        try:
-            if course.redriven:
-                self._log.keep_dead(course.run.run_id, course.slot, course.redriven, error)
-        except LogFailed:
-            return False
-        return bool(course.redriven)
-
-    def _tell(self, course: Course, before: tuple[State, str]) -> None:
-        if (course.state, course.last_error) == before:
-            return
-        if course.state == "ok":
-            _logger.info("delivering run %s to %s goes well again", course.run.run_id, self._key.kind)
-        else:
-            _logger.warning(
-                "delivering run %s to %s: %s: %s", course.run.run_id, self._key.kind, course.state, course.last_error
-            )
 
     def _rest(self) -> None:
         self._berth.vacate()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,12 +25,13 @@ from tracelet_collector.delivery.frames import (
     unpack_pairs,
 )
 from tracelet_collector.delivery.spawner import Spawner
+from tracelet_collector.delivery.suspicion import Tried, Try
 from tracelet_collector.exporters.base import Paused, Retryable, Rewind, Unauthorized
 from tracelet_collector.exporters.table import EXPORTERS
 from tracelet_collector.home import blobs_path
 from tracelet_collector.log.base import Chunk, DeadLetter, Progress, slot_of
 
-__all__ = ["Unreadable", "WorkerFailed", "WorkerProcess"]
+__all__ = ["Hung", "Shipment", "Unreadable", "WorkerFailed", "WorkerProcess"]
 
 _LOG_BYTES: Final = 4 * 1024 * 1024
 _TAIL_BYTES: Final = 2000
@@ -41,8 +43,31 @@ class WorkerFailed(Exception):
     """The worker died, hung or broke over a chunk; it is of no further use."""
 
 
+class Hung(WorkerFailed):
+    """It gave no answer in time."""
+
+
 class Unreadable(Exception):
     """The log's own bytes cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What a worker is given at once.
+
+    Attributes:
+        run: whose it is.
+        backend: where it goes.
+        chunk: what the log has after the cursor.
+        done: what is done of it.
+        aside: records that are left out, by lsn and position, and why.
+    """
+
+    run: wire.RunSpec
+    backend: wire.BackendSpec
+    chunk: Chunk
+    done: Try = field(default_factory=Try)
+    aside: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 class _Origin(NamedTuple):
@@ -59,7 +84,7 @@ class WorkerProcess:
     Attributes:
         batch_points: how many points a chunk should have, at best.
         holds: it has something open that another worker would have to build anew.
-        filters: it takes a part of the records of a batch; those of older versions do not.
+        filters: it takes a part of the records of a chunk, and leaves some out; those of older versions do not.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel, origin: _Origin, patience: Patience) -> None:
@@ -141,32 +166,22 @@ class WorkerProcess:
         if header["say"] != "ready":
             raise Paused(header["message"])
         self.batch_points = header["batch_points"]
-        self.filters = header.get("filters", False)
+        self.filters = bool(header.get("filters"))
 
     @property
     def pid(self) -> int:
         """The process's id; 0 when it has ended."""
         return self._process.pid if self._process.poll() is None else 0
 
-    def export(
-        self,
-        run: wire.RunSpec,
-        backend: wire.BackendSpec,
-        chunk: Chunk,
-        state: str,
-        recall: Callable[[Sequence[int]], Mapping[int, int]],
-    ) -> Progress:
+    def export(self, shipment: Shipment, recall: Callable[[Sequence[int]], Mapping[int, int]]) -> Progress | Tried:
         """Have a chunk delivered.
 
         Args:
-            run: whose it is.
-            backend: where it goes.
-            chunk: what the log has after the cursor.
-            state: the exporter's state, as it was committed.
+            shipment: what goes where.
             recall: reads the exporter's memory.
 
         Returns:
-            What is to be committed.
+            What is to be committed; of a shipment of some records, what was seen.
 
         Raises:
             Retryable, Paused, Rewind: the exporter's words.
@@ -174,11 +189,10 @@ class WorkerProcess:
             WorkerFailed: the worker is of no further use.
         """
         try:
-            frame = _export_frame(run, backend, chunk, state, blobs_path(self._origin.home))
-            header, payload = self._exchange(frame, recall)
+            header, payload = self._exchange(_export_frame(shipment, blobs_path(self._origin.home)), recall)
             self.holds = bool(header.get("holds"))
         except TimeoutError:
-            raise WorkerFailed(f"the worker gave no answer within {self._patience.export:g} s") from None
+            raise Hung(f"the worker gave no answer within {self._patience.export:g} s") from None
         except Disconnected:
             try:
                 self._process.wait(_END)
@@ -186,15 +200,19 @@ class WorkerProcess:
                 raise WorkerFailed("the worker hung up") from None
             raise WorkerFailed(f"the worker {self._how_it_ended()}") from None
         match header["say"]:
+            case "exported" if shipment.done.part is not None:
+                following = header.get("following")
+                return Tried(int(header.get("total", 0)), (following[0], following[1]) if following else None)
             case "exported":
+                run_id, slot = shipment.run.run_id, slot_of(shipment.backend)
                 return Progress(
-                    until=chunk.until,
-                    epoch=chunk.epoch,
-                    only=chunk.only,
+                    until=shipment.chunk.until,
+                    epoch=shipment.chunk.epoch,
+                    only=shipment.chunk.only,
                     delivered=header["delivered"],
                     collapsed=header["collapsed"],
                     rerouted=header["rerouted"],
-                    dead=[DeadLetter(run.run_id, slot_of(backend), **letter) for letter in header["dead"]],
+                    dead=[DeadLetter(run_id, slot, **letter) for letter in header["dead"]],
                     state=header["state"],
                     stamps=unpack_pairs(payload),
                 )
@@ -259,22 +277,26 @@ class WorkerProcess:
         return f"ended with code {code}"
 
 
-def _export_frame(
-    run: wire.RunSpec, backend: wire.BackendSpec, chunk: Chunk, state: str, blobs: Path
-) -> tuple[dict[str, Any], bytes]:
+def _export_frame(shipment: Shipment, blobs: Path) -> tuple[dict[str, Any], bytes]:
+    run, chunk = shipment.run, shipment.chunk
     pieces: list[bytes] = []
     dictionaries = []
     for stream, definitions in chunk.dictionaries.items():
         dictionaries.append((stream, [len(definition) for definition in definitions]))
         pieces += definitions
     pieces += [batch.payload for batch in chunk.batches]
-    return {
+    more: dict[str, Any] = {} if shipment.done.part is None else {"part": shipment.done.part}
+    if shipment.aside:
+        more["aside"] = [(lsn, seq, why) for (lsn, seq), why in shipment.aside.items()]
+    if chunk.only:
+        more["only"] = list(chunk.only)
+    return more | {
         "do": "export",
         "run": {
             "run_id": run.run_id,
             "name": run.name,
             "project": run.project,
-            "target": backend.target,
+            "target": shipment.backend.target,
             "created": run.created,
         },
         "about": {
@@ -285,10 +307,9 @@ def _export_frame(
             "blobs": str(blobs.absolute()),
             "redriven": bool(chunk.only),
         },
-        "state": state,
+        "state": chunk.state,
         "dictionaries": dictionaries,
         "batches": [(batch.lsn, batch.stream, len(batch.payload)) for batch in chunk.batches],
-        **({"only": list(chunk.only)} if chunk.only else {}),
     }, b"".join(pieces)
 
 

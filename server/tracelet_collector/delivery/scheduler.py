@@ -13,9 +13,10 @@ from typing import Final
 from tracelet_collector.delivery.backoff import Patience
 from tracelet_collector.delivery.berth import LaneKey
 from tracelet_collector.delivery.course import Live
-from tracelet_collector.delivery.lane import Lane
+from tracelet_collector.delivery.lane import Lane, Station
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
+from tracelet_collector.delivery.switchboard import Switchboard
 from tracelet_collector.log.base import Log, LogFailed
 
 __all__ = ["Delivery"]
@@ -41,7 +42,8 @@ class Delivery:
         self._patience = patience or Patience()
         self._spawner = Spawner()
         self._seats: defaultdict[str, Seats] = defaultdict(lambda: Seats(_WORKERS_PER_KIND))
-        self._lanes: dict[LaneKey, Lane] = {}
+        self._lanes: list[Lane] = []
+        self._switchboard = Switchboard(self._make_lane)
         self._change = threading.Condition()
         self._woken: set[str] = set()
         self._stopping = False
@@ -62,7 +64,7 @@ class Delivery:
     def live(self) -> Mapping[tuple[str, str], Live]:
         """How delivery goes, by run id and backend kind; who is missing here is fine."""
         with self._change:
-            lanes = list(self._lanes.values())
+            lanes = list(self._lanes)
         return {key: live for lane in lanes for key, live in lane.live()}
 
     def stop(self, deadline: float) -> None:
@@ -75,7 +77,7 @@ class Delivery:
         with self._change:
             self._stopping = True
             self._change.notify()
-            lanes = list(self._lanes.values())
+            lanes = list(self._lanes)
         for lane in lanes:
             lane.stop()
         late = [lane for lane in lanes if not lane.join(max(0.0, until - time.monotonic()))]
@@ -112,16 +114,18 @@ class Delivery:
     def _wake_lanes(self, run_id: str) -> None:
         for row in self._log.runs(run_id):
             for backend in row.spec.backends:
-                self._lane(LaneKey.of(backend)).wake(row.spec, backend)
+                self._switchboard.wake(row.spec, backend)
 
-    def _lane(self, key: LaneKey) -> Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            with self._change:
-                name = f"delivery-{key.kind}-{len(self._lanes) + 1}"
-                lane = Lane(key, name, self._log, self._home, self._spawner, self._seats[key.kind], self._patience)
-                self._lanes[key] = lane
-                if self._stopping:
-                    return lane  # is never started
-            lane.start()
+    def _make_lane(self, key: LaneKey) -> Lane:
+        with self._change:
+            lane = Lane(
+                key,
+                f"delivery-{key.kind}-{len(self._lanes) + 1}",
+                Station(self._log, self._home, self._spawner, self._seats[key.kind], self._patience),
+                self._switchboard,
+            )
+            self._lanes.append(lane)
+            if self._stopping:
+                return lane  # is never started
+        lane.start()
         return lane

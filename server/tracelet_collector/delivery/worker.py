@@ -86,8 +86,10 @@ def _greet(channel: Channel) -> tuple[Exporter | None, Path]:
     except Paused as error:
         channel.send({"say": "refused", "message": str(error)})
         return None, locks
-    ready = {"say": "ready", "version": FRAMES_VERSION, "pid": os.getpid(), "batch_points": exporter.batch_points}
-    channel.send({**ready, "filters": True})
+    points = exporter.batch_points
+    channel.send(
+        {"say": "ready", "version": FRAMES_VERSION, "pid": os.getpid(), "batch_points": points, "filters": True}
+    )
     return exporter, locks
 
 
@@ -135,10 +137,13 @@ def _answer(
     about = {name: said for name, said in header.get("about", {}).items() if name in _RUN_FIELDS}
     run = Run(**header["run"], **about)
     state = header["state"]
+    items, aside = _set_aside(run, items, header.get("aside", ()))
+    start, stop = header.get("part", (0, len(items)))
+    part = items[start:stop]
     try:
         with exclusive(locks, run.target, _LOCK_PATIENCE):
-            outcome = exporter.export(run, items, json.loads(state) if state else {}, _Memory(channel))
-        _check(outcome, items)
+            outcome = exporter.export(run, part, json.loads(state) if state else {}, _Memory(channel))
+        _check(outcome, part)
     except Disconnected:
         raise
     except Retryable as error:
@@ -157,9 +162,27 @@ def _answer(
         "delivered": outcome.delivered,
         "collapsed": outcome.collapsed,
         "rerouted": outcome.rerouted,
-        "dead": [_letter(dead) for dead in outcome.dead],
+        "dead": [_letter(dead) for dead in (*outcome.dead, *aside)],
         "state": None if after == state else after,
+        "total": len(items),
+        "following": [items[stop].lsn, items[stop].seq] if stop < len(items) else None,
     }, pack_pairs(outcome.stamps)
+
+
+def _set_aside(run: Run, items: list[Item], aside: Sequence[Sequence[Any]]) -> tuple[list[Item], list[Dead]]:
+    """The records that the tracker is given, and the points that it is not. What else it is not given is only told here."""
+    if not aside:
+        return items, []
+    why = {(lsn, seq): words for lsn, seq, words in aside}
+    for item in items:
+        if (words := why.get((item.lsn, item.seq))) and not isinstance(item.record, POINTS):
+            print(f"run {run.run_id}: {type(item.record).__name__} is left out, {words}", file=sys.stderr)  # noqa: T201
+    dead = [
+        Dead(item, words)
+        for item in items
+        if isinstance(item.record, POINTS) and (words := why.get((item.lsn, item.seq)))
+    ]
+    return [item for item in items if (item.lsn, item.seq) not in why], dead
 
 
 def _decode(header: Mapping[str, Any], payload: bytes) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import Final
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from tracelet_collector.exporters.base import ExportError, Paused, Retryable
+from tracelet_collector.exporters.base import ExportError, Paused, Retryable, Unauthorized
 
 __all__ = ["hide_password", "is_gone", "is_refusal", "translated"]
 
@@ -83,9 +83,10 @@ def _translate(error: MlflowException, target: str) -> ExportError:
             f"{sys.executable} -m mlflow db upgrade {shown}  (or install the version that made it)"
         )
     if error.error_code in _FORBIDDEN:
-        return Paused(
+        return Unauthorized(
             f"MLflow at {shown} refuses the credentials: {said}. Set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and start a run"
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and start a run there, or `tracelet sync`: this run goes on "
+            "with them, too"
         )
     if error.error_code == "ENDPOINT_NOT_FOUND" or type(error).__name__ == "InvalidUrlException":
         return Paused(f"there is no MLflow server at {shown}: {said}. Check MLFLOW_TRACKING_URI")

@@ -2,8 +2,7 @@
 
 A log holds, for each stream (a writer's epoch), an unbroken sequence of records exactly once; for each run and backend (by
 its slot: what the run calls it, mostly its kind) a cursor with its counts; and the dead letters. What writes is durable when
-it returns. Today SQLite keeps it (`sqlite.py`); a team that outgrows one machine will keep it in NATS
-JetStream, so nothing here assumes SQL.
+it returns. SQLite keeps it (`sqlite.py`); a larger team will want NATS JetStream, so nothing here assumes SQL.
 """
 
 from __future__ import annotations
@@ -110,6 +109,7 @@ class Chunk:
         epoch: of the cursor; it grows when the cursor is put back. For `Progress`.
         state: the exporter's state, as it was committed.
         only: lsn and seq of the records that are meant, when not all are.
+        more: the log has more behind it.
     """
 
     run_id: str
@@ -121,6 +121,7 @@ class Chunk:
     epoch: int = 0
     state: str = ""
     only: Sequence[tuple[int, int]] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def chunk(db: sqlite3.Connection, run_id: str, kind: str, max_points: int, max_b
     run, after, epoch, state = place
     batches: list[Stored] = []
     points = size = 0
+    more = False
     for lsn, stream, count, payload in db.execute(
         "SELECT lsn, stream, points, payload FROM batches INDEXED BY batches_by_run"
         " WHERE run = ? AND lsn > ? ORDER BY lsn",
@@ -114,12 +115,13 @@ def chunk(db: sqlite3.Connection, run_id: str, kind: str, max_points: int, max_b
         size += len(payload)
         if batches and (points > max_points or size > max_bytes):
             points -= count
+            more = True
             break
         batches.append(Stored(lsn, stream, count, payload))
     if not batches:
         return None
     dictionaries = {stream: _defined(db, stream, after) for stream in {batch.stream for batch in batches}}
-    return Chunk(run_id, after, batches[-1].lsn, points, batches, dictionaries, epoch, state)
+    return Chunk(run_id, after, batches[-1].lsn, points, batches, dictionaries, epoch, state, more=more)
 
 
 def redriven(db: sqlite3.Connection, run_id: str, kind: str, max_points: int, max_bytes: int) -> Chunk | None:
