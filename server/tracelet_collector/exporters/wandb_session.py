@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -186,7 +186,7 @@ class Session:
 class Offline(Session):
     """A run in a folder."""
 
-    def __init__(self, run: Run, place: Place, run_id: str) -> None:
+    def __init__(self, run: Run, place: Place, run_id: str, tags: Mapping[str, str]) -> None:
         self._place = place
         place.recover()
         folders = place.folders()
@@ -198,7 +198,7 @@ class Offline(Session):
         root = place.scratch if self._aside else place.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            opened = _begin(run, run_id, root, mode="offline")
+            opened = _begin(run, run_id, root, tags, mode="offline")
         except OSError as error:
             raise Retryable(f"{place.root} cannot be written: {error.strerror or error}") from error
         super().__init__(opened, sum(folder.rows() for folder in synced))
@@ -289,13 +289,14 @@ class Offline(Session):
 class Online(Session):
     """A run on a server."""
 
-    def __init__(self, run: Run, server: Server, target: Target, project: str, run_id: str) -> None:
+    def __init__(self, run: Run, server: Server, target: Target, run_id: str, tags: Mapping[str, str]) -> None:
+        project = project_name(run.project)
         self._server = server
         self._base_url, entity = target.base, target.entity
         self._asked = entity, project, run_id
         rows = server.rows(*self._asked)
         opened = _begin(
-            run, run_id, _scratch(), mode="online", resume="allow", base_url=target.base, entity=entity or None
+            run, run_id, _scratch(), tags, mode="online", resume="allow", base_url=target.base, entity=entity or None
         )
         super().__init__(opened, rows)
         self._asked = opened.entity or entity, project, run_id
@@ -338,10 +339,12 @@ class Online(Session):
                 raise Retryable(f"W&B at {self._base_url} takes no rows: {self.handed - self._seen} wait for it")
 
 
-def _begin(run: Run, run_id: str, root: Path, mode: str, **more: Any) -> Any:
+def _begin(run: Run, run_id: str, root: Path, tags: Mapping[str, str], mode: str, **more: Any) -> Any:
     settings = {**_SETTINGS, "stop_fn": _leave, **{name: value for name, value in more.items() if value is not None}}
     settings |= {"root_dir": str(root), "mode": mode, "run_id": run_id, "run_name": run.name or run_id}
     settings |= {"project": project_name(run.project), "reinit": "create_new"}
+    if words := run_tags(tags):
+        settings["run_tags"] = words
     if run.group:
         settings["run_group"] = run.group[:128]
     if run.notes:
@@ -359,6 +362,10 @@ def _begin(run: Run, run_id: str, root: Path, mode: str, **more: Any) -> Any:
         return within(_INIT + _GRACE, "wandb.init", begin)
     except (CommError, UsageError) as error:
         raise judged(str(error), more.get("base_url") or str(root)) from error
+    except Exception as error:
+        if "is in use" in str(error):  # wandb-core has a run only once, wherever it goes
+            raise Retryable(f"the run is still open for another target of W&B: {error}") from error
+        raise
 
 
 def _leave() -> None:
