@@ -69,7 +69,13 @@ def test_a_run_with_everything(server: WandbServer, courier: Courier) -> None:
     courier.deliver(Params({"lr": 0.1, "bad": math.nan}, T0), *points(0, 50), Tags({"late": "yes"}, T0))
     courier.deliver(*media, Artifact("a/b.txt", b"hello", "", T0), END)
     kept = settled(server, 50)
-    assert (kept.entity, kept.project, kept.name, kept.state, kept.exit_code) == ("team", "a project", "r-1", "finished", 0)
+    assert (kept.entity, kept.project, kept.name, kept.state, kept.exit_code) == (
+        "team",
+        "a project",
+        "r-1",
+        "finished",
+        0,
+    )
     assert (kept.said["displayName"], kept.said["notes"], kept.said["groupName"]) == ("a run", "why", "g")
     assert kept.tags == ["a:b", "c", "late:yes"]
     assert {name: kept.config[name]["value"] for name in ("lr", "bad")} == {"lr": 0.1, "bad": "nan"}
