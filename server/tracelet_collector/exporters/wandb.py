@@ -30,6 +30,7 @@ What W&B cannot hold as it is:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -40,7 +41,7 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, Media
 from tracelet_collector.exporters.artifact_paths import Owner, Shelf
-from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Retryable, Rewind, Run, Unauthorized
+from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Retryable, Rewind, Run, Unauthorized
 from tracelet_collector.exporters.wandb_folder import Place
 from tracelet_collector.exporters.wandb_media import Drawing, Gone, RunFile, artifact_path, content_of, drawn
 from tracelet_collector.exporters.wandb_rows import Plan, Position
@@ -53,6 +54,7 @@ _MAX_SESSIONS: Final = 500
 _OPENING: Final = 300.0
 _SAVING: Final = 300.0
 _FILES: Final = 100
+_NO_RIGHT: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -86,6 +88,9 @@ class WandbExporter:
         except Unauthorized:
             self._give_up()  # wandb-core sends nothing more after that
             raise
+        except OSError as error:
+            said = f"{Target.read(run.target).folder or 'the folder of what is sent to W&B'} cannot be written: {error}"
+            raise (Paused if error.errno in _NO_RIGHT else Retryable)(said) from error
 
     @property
     def holds(self) -> bool:

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import wandb
 from wandb.errors import CommError, UsageError
 
+import wandb
 from tracelet_collector.exporters.base import Memory, Retryable, Run
 from tracelet_collector.exporters.wandb_folder import Audit, Folder, Place, secure
 from tracelet_collector.exporters.wandb_media import RunFile
@@ -90,7 +90,7 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
     thread.join(seconds)
     if failed:
         error = failed[0]
-        if isinstance(error, OSError) or type(error).__name__ in _LOST:
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in _LOST:
             raise CoreLost(f"wandb-core is gone ({type(error).__name__}: {error})") from error
         raise error
     if not done:
@@ -196,11 +196,8 @@ class Offline(Session):
         self._old_rows = self._old.rows() if self._old is not None else 0
         self._aside = bool(folders)
         root = place.scratch if self._aside else place.root
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            opened = _begin(run, run_id, root, tags, mode="offline")
-        except OSError as error:
-            raise Retryable(f"{place.root} cannot be written: {error.strerror or error}") from error
+        root.mkdir(parents=True, exist_ok=True)
+        opened = _begin(run, run_id, root, tags, mode="offline")
         super().__init__(opened, sum(folder.rows() for folder in synced))
         path = Path(opened.dir).parent
         self._at = Folder(path, path / f"run-{run_id}.wandb")
