@@ -30,6 +30,7 @@ What W&B cannot hold as it is:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -40,12 +41,12 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, Media
 from tracelet_collector.exporters.artifact_paths import Owner, Shelf
-from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Retryable, Rewind, Run, Unauthorized
+from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Retryable, Rewind, Run, Unauthorized
 from tracelet_collector.exporters.wandb_folder import Place
 from tracelet_collector.exporters.wandb_media import Drawing, Gone, RunFile, artifact_path, content_of, drawn
 from tracelet_collector.exporters.wandb_rows import Plan, Position
 from tracelet_collector.exporters.wandb_server import Server, Target, unauthorized
-from tracelet_collector.exporters.wandb_session import CoreLost, Offline, Online, Session, project_name
+from tracelet_collector.exporters.wandb_session import CoreLost, Offline, Online, Session
 
 __all__ = ["WandbExporter"]
 
@@ -53,6 +54,7 @@ _MAX_SESSIONS: Final = 500
 _OPENING: Final = 300.0
 _SAVING: Final = 300.0
 _FILES: Final = 100
+_NO_RIGHT: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -86,6 +88,9 @@ class WandbExporter:
         except Unauthorized:
             self._give_up()  # wandb-core sends nothing more after that
             raise
+        except OSError as error:
+            said = f"{Target.read(run.target).folder or 'the folder of what is sent to W&B'} cannot be written: {error}"
+            raise (Paused if error.errno in _NO_RIGHT else Retryable)(said) from error
 
     @property
     def holds(self) -> bool:
@@ -117,16 +122,15 @@ class WandbExporter:
             del self._sessions[place]
             session.abandon()
             self._rewind(place, plan.last, session.lost)
-        fresh = session is None or not state
         if session is None:
             memory.working(_OPENING)
-            session = self._open(place, run, plan.last, state)
+            session = self._open(place, run, plan, state)
         session.used = time.monotonic()
         before = int(state.get("rows", 0))
         outcome = Outcome(plan.delivered, rerouted=plan.rerouted, dead=plan.dead, state=plan.state)
         rows, files = _ready(session, plan, before, run, outcome)
         files += _artifacts(session, plan, run, outcome, memory)
-        session.tell(plan.config, plan.state["tags"] if plan.retagged or fresh else None)
+        session.tell(plan.config, plan.state["tags"] if plan.retagged or not state else None)
         for part in range(0, len(files), _FILES):
             memory.working(_SAVING)
             session.save(files[part : part + _FILES])
@@ -163,7 +167,7 @@ class WandbExporter:
         error = "W&B has the rows that come after it, and none can be put before them; `tracelet replay` to another target can"
         return Outcome(dead=[Dead(item, error) for item in items], state=dict(state))
 
-    def _open(self, place: tuple[str, str], run: Run, last: Position, state: Mapping[str, Any]) -> Session:
+    def _open(self, place: tuple[str, str], run: Run, plan: Plan, state: Mapping[str, Any]) -> Session:
         """Begin a run in wandb, or go on with it.
 
         Raises:
@@ -172,18 +176,18 @@ class WandbExporter:
         if len(self._sessions) >= _MAX_SESSIONS:
             oldest = min(self._sessions, key=lambda key: self._sessions[key].used)
             self._sessions.pop(oldest).abandon()
-        target, run_id = Target.read(run.target), _wandb_id(run.run_id)
+        target, run_id, tags = Target.read(run.target), _wandb_id(run.run_id), plan.state["tags"]
         closed, rows = bool(state.get("closed")), int(state.get("rows", 0))
         if target.folder:
             there = Place(Path(target.folder), run_id)
             if state and not (closed and Offline.has(there, rows)):
-                self._rewind(place, last, "its folder is written anew by a new worker")
-            self._sessions[place] = Offline(run, there, run_id)
+                self._rewind(place, plan.last, "its folder is written anew by a new worker")
+            self._sessions[place] = Offline(run, there, run_id, tags)
         else:
             server = self._server(target.base)
-            online = self._sessions[place] = Online(run, server, target, project_name(run.project), run_id)
+            online = self._sessions[place] = Online(run, server, target, run_id, tags)
             if state and not (closed and online.base >= rows):
-                self._rewind(place, last, f"W&B has {online.base} rows of it, and {rows} were handed over")
+                self._rewind(place, plan.last, f"W&B has {online.base} rows of it, and {rows} were handed over")
         return self._sessions[place]
 
     def _rewind(self, place: tuple[str, str], last: Position, why: str) -> NoReturn:

@@ -14,13 +14,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import wandb
 from wandb.errors import CommError, UsageError
 
+import wandb
 from tracelet_collector.exporters.base import Memory, Retryable, Run
 from tracelet_collector.exporters.wandb_folder import Audit, Folder, Place, secure
 from tracelet_collector.exporters.wandb_media import RunFile
@@ -90,7 +90,7 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
     thread.join(seconds)
     if failed:
         error = failed[0]
-        if isinstance(error, OSError) or type(error).__name__ in _LOST:
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in _LOST:
             raise CoreLost(f"wandb-core is gone ({type(error).__name__}: {error})") from error
         raise error
     if not done:
@@ -186,7 +186,7 @@ class Session:
 class Offline(Session):
     """A run in a folder."""
 
-    def __init__(self, run: Run, place: Place, run_id: str) -> None:
+    def __init__(self, run: Run, place: Place, run_id: str, tags: Mapping[str, str]) -> None:
         self._place = place
         place.recover()
         folders = place.folders()
@@ -196,11 +196,8 @@ class Offline(Session):
         self._old_rows = self._old.rows() if self._old is not None else 0
         self._aside = bool(folders)
         root = place.scratch if self._aside else place.root
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            opened = _begin(run, run_id, root, mode="offline")
-        except OSError as error:
-            raise Retryable(f"{place.root} cannot be written: {error.strerror or error}") from error
+        root.mkdir(parents=True, exist_ok=True)
+        opened = _begin(run, run_id, root, tags, mode="offline")
         super().__init__(opened, sum(folder.rows() for folder in synced))
         path = Path(opened.dir).parent
         self._at = Folder(path, path / f"run-{run_id}.wandb")
@@ -289,13 +286,14 @@ class Offline(Session):
 class Online(Session):
     """A run on a server."""
 
-    def __init__(self, run: Run, server: Server, target: Target, project: str, run_id: str) -> None:
+    def __init__(self, run: Run, server: Server, target: Target, run_id: str, tags: Mapping[str, str]) -> None:
+        project = project_name(run.project)
         self._server = server
         self._base_url, entity = target.base, target.entity
         self._asked = entity, project, run_id
         rows = server.rows(*self._asked)
         opened = _begin(
-            run, run_id, _scratch(), mode="online", resume="allow", base_url=target.base, entity=entity or None
+            run, run_id, _scratch(), tags, mode="online", resume="allow", base_url=target.base, entity=entity or None
         )
         super().__init__(opened, rows)
         self._asked = opened.entity or entity, project, run_id
@@ -338,10 +336,12 @@ class Online(Session):
                 raise Retryable(f"W&B at {self._base_url} takes no rows: {self.handed - self._seen} wait for it")
 
 
-def _begin(run: Run, run_id: str, root: Path, mode: str, **more: Any) -> Any:
+def _begin(run: Run, run_id: str, root: Path, tags: Mapping[str, str], mode: str, **more: Any) -> Any:
     settings = {**_SETTINGS, "stop_fn": _leave, **{name: value for name, value in more.items() if value is not None}}
     settings |= {"root_dir": str(root), "mode": mode, "run_id": run_id, "run_name": run.name or run_id}
     settings |= {"project": project_name(run.project), "reinit": "create_new"}
+    if words := run_tags(tags):
+        settings["run_tags"] = words
     if run.group:
         settings["run_group"] = run.group[:128]
     if run.notes:
@@ -359,6 +359,10 @@ def _begin(run: Run, run_id: str, root: Path, mode: str, **more: Any) -> Any:
         return within(_INIT + _GRACE, "wandb.init", begin)
     except (CommError, UsageError) as error:
         raise judged(str(error), more.get("base_url") or str(root)) from error
+    except Exception as error:
+        if "is in use" in str(error):  # wandb-core has a run only once, wherever it goes
+            raise Retryable(f"the run is still open for another target of W&B: {error}") from error
+        raise
 
 
 def _leave() -> None:
