@@ -58,7 +58,9 @@ class Link:
         run = said.rpartition("/")[2]
         if kind == "wandb" and said.startswith("offline:"):
             folder = said.removeprefix("offline:")
-            return Link(kind, said, folder.rpartition("/")[2].split("-", 3)[-1], command=f"wandb sync {shlex.quote(folder)}")
+            return Link(
+                kind, said, folder.rpartition("/")[2].split("-", 3)[-1], command=f"wandb sync {shlex.quote(folder)}"
+            )
         if said.startswith(("http://", "https://")):
             return Link(kind, target.rstrip("/"), run, url=said, page=f"/#{page}")
         if kind == "tensorboard":

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import wandb
 from wandb.errors import CommError, UsageError
 
-import wandb
 from tracelet_collector.exporters.base import Memory, Retryable, Run
 from tracelet_collector.exporters.wandb_folder import Audit, Folder, Place, secure
 from tracelet_collector.exporters.wandb_media import RunFile
