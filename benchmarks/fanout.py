@@ -10,6 +10,8 @@ its fsyncs in it.
 **Outage.** The same pace to all three, first with MLflow up, then with a server that refuses, then with one that never answers:
 what the collector says of the other two's lag, ten times a second.
 
+**Fairness.** One run is a million points behind MLflow; another one logs 10 points a second, and its lag is asked for.
+
     python benchmarks/fanout.py --points 2000 --runs 20 --rounds 3 --seconds 60
 """
 
@@ -40,6 +42,7 @@ KINDS = ("mlflow", "wandb", "clearml")
 TAGS = 10
 PACE = 100  # points a second
 DEADLINE = 600.0
+PARTS = ("rates", "latency", "outage", "fairness")
 LOOPS = Path(__file__).with_name("sdk_loops.py")
 
 
@@ -259,17 +262,50 @@ def outage(home: Home, report: Report, seconds: float, tell: Console) -> None:
             )
 
 
+def fairness(home: Home, report: Report, seconds: float, points: int, tell: Console) -> None:
+    """A run's lag beside one that is far behind."""
+    import tracelet
+
+    tell.log(f"one run is {points:,} points behind")
+    far = tracelet.start_logging(project="bench", backend="mlflow")
+    for number in range(points):
+        far.log_metric("far", float(number), number)
+    tracelet.stop_logging()
+    run = tracelet.start_logging(project="bench", backend="mlflow")
+    address = home.start_collector().address
+    found: list[float] = []
+    begun = time.perf_counter()
+    for step in range(int(seconds * 10)):
+        run.log_metric("loss", float(step), step)
+        found += [each.lag_seconds for state in status(address, run.id).runs for each in state.backends]
+        time.sleep(max(0.0, begun + (step + 1) / 10 - time.perf_counter()))
+    tracelet.stop_logging()
+    left = sum(each.lag_points for state in status(address, far.id).runs for each in state.backends)
+    if not left:
+        raise AssertionError("the other run was not behind all the time: give more points")
+    high = sorted(found)[int(len(found) * 0.95)]
+    report.add(
+        f"p95 lag of a run of 10 points/s beside one that is {points:,} points behind, s",
+        f"{high:.2f}",
+        beside=f"{left:,} still to come",
+        target="≤ 2",
+        met=high <= 2,
+        rounds=[high],
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=2_000, help="of each run")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase of latency and outage")
-    parser.add_argument("--only", choices=("rates", "latency", "outage"), action="append")
+    parser.add_argument("--behind", type=int, default=1_000_000, help="points of the run that is behind")
+    parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--dir", type=Path, help="where to put the stores; by default among temporary files")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     args = parser.parse_args(arguments)
-    only = args.only or ("rates", "latency", "outage")
+    only = args.only or PARTS
     tell = Console(stderr=True)
     with temporary_home(args.dir) as home:
         os.environ.clear()
@@ -286,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             latency(home, report, args.seconds)
         if "outage" in only:
             outage(home, report, args.seconds, tell)
+        if "fairness" in only:
+            fairness(home, report, args.seconds, args.behind, tell)
         report.show(args.json)
 
 

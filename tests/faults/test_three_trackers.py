@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +23,7 @@ from tracelet.proto.v1 import collector_pb2 as wire
 
 pytestmark = pytest.mark.faults
 
+TRACELET = Path(sys.executable).with_name("tracelet")
 STEPS = 2000
 PACE = 0.001
 LAST = 100
@@ -54,6 +58,26 @@ def test_all_that_is_logged_is_in_all_three(trackers: Trackers) -> None:
     assert trainer.finish(90) == 0, trainer.errors.read_text()
     assert trainer.errors.read_text() == ""
     check_whole(trackers)
+
+
+def test_all_of_it_again_changes_nothing(trackers: Trackers) -> None:
+    trainer = trackers.trainer(STEPS)
+    assert trainer.finish(90) == 0, trainer.errors.read_text()
+    run = check_whole(trackers)
+    once = trackers.counts()
+    for kind in KINDS:
+        done = subprocess.run(
+            [TRACELET, "replay", run.run_id, "--to", kind, "--again"],
+            cwd=trackers.folder,
+            env=os.environ | trackers.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    check_whole(trackers)
+    assert trackers.counts() == once
 
 
 def kill_at_random(trackers: Trackers, seed: int, kills: int) -> None:
