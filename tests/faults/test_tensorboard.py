@@ -13,6 +13,7 @@ import pytest
 from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
 from tests.support.tensorboard_folder import TensorBoardFolder
+from tests.support.trainers import Trainer
 from tracelet.errors import CollectorError
 from tracelet.transport import local
 from tracelet.transport.wait import status
@@ -20,7 +21,7 @@ from tracelet.transport.wait import status
 pytestmark = pytest.mark.faults
 
 STEPS = 3000
-PACE = 0.001
+PACE = 0.002
 
 
 class Desktop(Spine):
@@ -38,8 +39,8 @@ class Desktop(Spine):
             "TRACELET_TENSORBOARD_DIR": str(self.tensorboard.path),
         }
 
-    def worker(self) -> int:
-        """The process that delivers, of a run that is there."""
+    def worker(self, trainer: Trainer) -> int:
+        """The process that delivers; -1 when the script is over, after which there may be none."""
 
         def found() -> int:
             try:
@@ -48,7 +49,7 @@ class Desktop(Spine):
                 return 0  # the address was that of one that was killed a moment ago
             return next((backend.worker_pid for run in reply.runs for backend in run.backends), 0)
 
-        return until(found, 90, "a worker")
+        return until(lambda: found() or (trainer.over and -1), 90, "a worker")
 
     def check_whole(self) -> None:
         """Every point once, in the order of the script."""
@@ -73,9 +74,11 @@ def kill_at_random(desktop: Desktop, seed: int, kills: int) -> None:
         goal = min(trainer.returned + chance.randint(1, STEPS // kills), STEPS)
         until(lambda goal=goal: trainer.returned >= goal, 90)
         if chance.random() < 0.3:
-            kill(until(lambda: collector_pid(desktop.home), 60, "a collector"))
+            victim = until(lambda: collector_pid(desktop.home) or (trainer.over and -1), 90, "a collector")
         else:
-            kill(desktop.worker())
+            victim = desktop.worker(trainer)
+        if victim > 0:
+            kill(victim)
     assert trainer.finish(120) == 0, trainer.errors.read_text()
     desktop.check_whole()
 
