@@ -15,6 +15,9 @@ from typing import Any
 from tests.support.processes import until
 from tests.support.spine import Spine
 from tests.support.wandb_file import history
+from tracelet.errors import CollectorError
+from tracelet.transport import local
+from tracelet.transport.wait import status
 
 __all__ = ["KINDS", "Trackers", "clearml_events", "wandb_rows"]
 
@@ -56,11 +59,15 @@ class Trackers(Spine):
 
     def worker(self, kind: str) -> int:
         """The process that delivers to a tracker."""
-        return until(
-            lambda: next((b.worker_pid for run in self.status().runs for b in run.backends if b.kind == kind), 0),
-            60,
-            f"a worker of {kind}",
-        )
+
+        def found() -> int:
+            try:
+                reply = status(local.ensure(self.home, 60.0).address, timeout=5.0)
+            except CollectorError:
+                return 0  # the address was that of one that was killed a moment ago
+            return next((b.worker_pid for run in reply.runs for b in run.backends if b.kind == kind), 0)
+
+        return until(found, 90, f"a worker of {kind}")
 
     def kill(self, pid: int) -> None:
         """Signal 9 to a process that may have ended by itself."""
