@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -24,6 +26,7 @@ from tracelet_collector.exporters.wandb_server import Target
 
 from tests.contract.samples import sample
 from tests.support.exporting import Courier
+from tests.support.processes import mounted
 from tests.support.wandb_file import history, records
 from tests.support.wandb_runs import OfflineRuns, config
 from tests.support.wandb_server import KEY, WandbServer, serving
@@ -297,6 +300,21 @@ class TestTrouble:
         monkeypatch.undo()
         courier.deliver_items(items)
         assert [row["a"] for row in runs.rows()] == [1.0, 2.0]
+
+    def test_rows_that_the_disk_had_no_room_for(
+        self, courier: Courier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Somebody else has filled it meanwhile: wandb-core says nothing, but the file is counted."""
+        monkeypatch.setattr("tracelet_collector.exporters.wandb_session._ROOM", 0)
+        monkeypatch.setattr("tracelet_collector.exporters.wandb_session._CLOSED", 2.0)
+        with mounted(tmp_path / "disk", 8) as disk:
+            courier.run = dataclasses.replace(courier.run, run_id="r-full", target=f"offline:{disk}")
+            courier.deliver(point("a", 1.0, 1))
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+                while file.write(bytes(4096)) == 4096:
+                    pass
+            with pytest.raises(Retryable, match=r"rows|written"):
+                courier.deliver(*[point(f"k{step}", 1.0, step) for step in range(2000)], END)
 
     def test_a_folder_that_cannot_be_made(self, courier: Courier, tmp_path: Path) -> None:
         (tmp_path / "wandb").write_text("in the way")

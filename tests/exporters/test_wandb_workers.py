@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support.delivering import Desk, Writer, run_spec
-from tests.support.processes import lives, until
+from tests.support.processes import lives, mounted, until
 from tests.support.wandb_file import history
 from tests.support.wandb_runs import state
 from tests.support.wandb_server import KEY, Fault, WandbServer, serving
@@ -203,3 +204,29 @@ def test_many_runs_at_once(desk: Desk, tmp_path: Path) -> None:
     for file in files:
         assert counted(history(file)) == expected(20)
         assert state(file) == "0"
+
+
+def test_a_disk_that_is_full_for_a_while(desk: Desk, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 24) as disk:
+        writer = Writer(desk.log, run_spec("r-1", f"offline:{disk}", kind="wandb"))
+        writer.write(points(0, 300), cut=50)
+        desk.delivery.wake("r-1")
+        until(lambda: desk.cursor("r-1", "wandb").delivered == 600, 60)
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)) == 4096:
+                pass
+        writer.write(points(300, 600), cut=50)
+        desk.delivery.wake("r-1")
+        until(lambda: desk.live("r-1", "wandb").state == "retrying", 60)
+        assert "full" in desk.live("r-1", "wandb").last_error
+        kill(worker(desk))  # the next one finds no room to begin in
+        until(lambda: desk.live("r-1", "wandb").worker_pid, 60)
+        until(lambda: desk.live("r-1", "wandb").state == "retrying", 60)
+        filler.unlink()
+        writer.write([END])
+        desk.delivery.wake("r-1")
+        settle(desk, seconds=120)
+        rows, end = offline(disk)
+        assert counted(rows) == expected(600)
+        assert end == "0"

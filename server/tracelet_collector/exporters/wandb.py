@@ -125,8 +125,10 @@ class WandbExporter:
         if session is None:
             memory.working(_OPENING)
             session = self._open(place, run, plan, state)
-        session.used = time.monotonic()
         before = int(state.get("rows", 0))
+        if session.position is None and state and not (state.get("closed") and session.base >= before):
+            self._rewind(place, plan.last, f"W&B has {session.base} rows of it, and {before} were handed over")
+        session.used = time.monotonic()
         outcome = Outcome(plan.delivered, rerouted=plan.rerouted, dead=plan.dead, state=plan.state)
         rows, files = _ready(session, plan, before, run, outcome)
         files += _artifacts(session, plan, run, outcome, memory)
@@ -184,10 +186,7 @@ class WandbExporter:
                 self._rewind(place, plan.last, "its folder is written anew by a new worker")
             self._sessions[place] = Offline(run, there, run_id, tags)
         else:
-            server = self._server(target.base)
-            online = self._sessions[place] = Online(run, server, target, run_id, tags)
-            if state and not (closed and online.base >= rows):
-                self._rewind(place, plan.last, f"W&B has {online.base} rows of it, and {rows} were handed over")
+            self._sessions[place] = Online(run, self._server(target.base), target, run_id, tags)
         return self._sessions[place]
 
     def _rewind(self, place: tuple[str, str], last: Position, why: str) -> NoReturn:

@@ -29,7 +29,7 @@ from tracelet_collector.exporters.wandb_server import Server, Target, judged
 
 __all__ = ["CoreLost", "Offline", "Online", "Session"]
 
-WINDOW: Final = 5000  # rows that W&B may be behind
+WINDOW: Final = 10_000  # rows that W&B may be behind
 _INIT: Final = 60.0
 _GRACE: Final = 30.0
 _ANSWER: Final = 60.0
@@ -301,8 +301,8 @@ class Online(Session):
         self._moved_at = time.monotonic()
         self._polled = 0.0
         if self._seen != rows:
-            # Where wandb-core goes on is not known then.
-            raise CoreLost(f"W&B had {rows} rows of the run, and now has {self._seen}: somebody else is writing it")
+            self.abandon()  # where wandb-core would go on is not known
+            raise Retryable(f"W&B had {rows} rows of the run, and now has {self._seen}: somebody else is writing it")
 
     @property
     def link(self) -> str:
