@@ -166,7 +166,7 @@ def test_content_that_went_is_asked_for_again(home: Path, serve: Serve) -> None:
     data = hashlib.shake_256(b"old").digest(20_000)
     collector = serve(**nowhere(AT_ONCE))
     until(lambda: purged(home) and retired(collector)["old"], 20.0)
-    assert not blob_path(blobs_path(home), digest(data)).exists()
+    until(lambda: not blob_path(blobs_path(home), digest(data)).exists(), 20.0)
     # A writer that has been told that it is there, an instant before it went.
     stream = collector.open(run_spec("mlflow", run_id="new"), writer_spec())
     stream.welcome()

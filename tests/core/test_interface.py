@@ -575,7 +575,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
         MLFLOW_TRACKING_PASSWORD="s3cret-mlflow",
     )
     script.until_told()
-    (entry,) = (spine.home / "credentials").iterdir()
+    (entry,) = (spine.home / "credentials").glob("*.json")
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
     kept = json.loads(entry.read_text())["env"]
     assert kept["MLFLOW_TRACKING_TOKEN"] == "s3cret-key"
