@@ -338,7 +338,7 @@ def test_commits_that_fail_lose_and_double_nothing(tmp_path: Path, store: Mlflow
 def test_more_workers_than_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pythons, one seat: they take turns, though both have work without end."""
     monkeypatch.setattr("tracelet_collector.delivery.scheduler._WORKERS_PER_KIND", 1)
-    monkeypatch.setattr("tracelet_collector.delivery.lane._STUBBORN", 10**6)  # failing is no reason to leave, here
+    monkeypatch.setattr("tracelet_collector.delivery.aftermath._STUBBORN", 10**6)  # failing is no reason to leave, here
     desk = Desk(tmp_path / "home", dataclasses.replace(HASTY, turn=0.1))
     for name in ("one", "two"):
         python = _with_mlflow(tmp_path / name, f"raise OSError('{name} is down')")

@@ -39,7 +39,9 @@ def ends(tmp_path: Path) -> Any:
 
 def export(process: WorkerProcess) -> Any:
     spec = run_spec("r1", "sqlite:////x.db", parent="p", tags={"a": "b"})
-    return process.export(Shipment(spec, spec.backends[0], CHUNK), lambda keys: {})
+    shipment = Shipment(spec, spec.backends[0], CHUNK)
+    process.send(shipment)
+    return process.answer(shipment, lambda keys: {})
 
 
 @pytest.mark.parametrize("said", [True, False])

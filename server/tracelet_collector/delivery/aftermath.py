@@ -48,10 +48,12 @@ class Aftermath:
 
     Attributes:
         breakers: of targets that did not answer when they were asked last.
+        tired: a fresh worker may know better.
     """
 
     def __init__(self, key: LaneKey, log: Log, home: Path, patience: Patience, berth: Berth) -> None:
         self.breakers: dict[str, Breaker] = {}
+        self.tired = False
         self._key = key
         self._log = log
         self._home = home
@@ -121,8 +123,7 @@ class Aftermath:
         if course.suspicion is not None and course.suspicion.young:
             course.suspicion = None
         self._failures += 1
-        if self._failures % _STUBBORN == 0:
-            self._berth.vacate()
+        self.tired = self._failures % _STUBBORN == 0
 
     def _unreached(self, course: Course, error: Retryable) -> None:
         """The target is down, slow or busy. One of its runs asks now and then, once several have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet_collector.delivery.aftermath import Aftermath, Move
 from tracelet_collector.delivery.backoff import Backoff, Patience
 from tracelet_collector.delivery.berth import Berth, LaneKey, NoWorker
-from tracelet_collector.delivery.course import Course, Live
-from tracelet_collector.delivery.process import WorkerFailed
+from tracelet_collector.delivery.course import Course, Live, State
+from tracelet_collector.delivery.process import Shipment, WorkerFailed, WorkerProcess
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
 from tracelet_collector.delivery.suspicion import Tried
@@ -25,10 +24,7 @@ from tracelet_collector.log.base import Chunk, Log
 __all__ = ["Lane", "Station"]
 
 _MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
-_DEADLY: Final = 3  # workers that fail over letters that are tried again, until these stay dead
 _SHORTLY: Final = 1.0
-_STUBBORN: Final = 5  # failures in a row, after which a fresh process may know better
-_logger = logging.getLogger("tracelet_collector.delivery")
 
 
 class Station(NamedTuple):
@@ -47,6 +43,22 @@ class Station(NamedTuple):
     spawner: Spawner
     seats: Seats
     patience: Patience
+
+
+class _Flight(NamedTuple):
+    """A chunk that the worker has.
+
+    Attributes:
+        course: whose it is.
+        worker: has it.
+        shipment: what it was given.
+        before: the run's state then, and its error.
+    """
+
+    course: Course
+    worker: WorkerProcess
+    shipment: Shipment
+    before: tuple[State, str]
 
 
 class Lane:
@@ -147,12 +159,22 @@ class Lane:
     # -- the thread
 
     def _run(self) -> None:
+        flight: _Flight | None = None
         try:
-            while (todo := self._next()) != "stop":
-                if todo == "rest":
-                    self._rest()
-                else:
-                    self._attempt(todo)
+            while True:
+                if flight is not None:
+                    flight = self._end(flight)
+                    continue
+                if self._aftermath.tired:
+                    self._berth.vacate()
+                    self._aftermath.tired = False
+                match self._next():
+                    case "stop":
+                        return
+                    case "rest":
+                        self._rest()
+                    case course:
+                        flight = self._begin(course)
         finally:
             self._berth.vacate()
 
@@ -180,19 +202,86 @@ class Lane:
                 self._change.wait(min(upcoming, default=None))
         return "stop"
 
-    def _attempt(self, course: Course) -> None:
-        """Deliver one chunk of a run, or find that there is none, and put the run where it belongs."""
+    def _begin(self, course: Course) -> _Flight | None:
+        """Give a chunk of a run to the worker. None: there is none, or it came to nothing; the run is where it belongs."""
         with self._change:
             course.woken = False
         before = course.state, course.last_error
         more, move = True, self._aftermath.fresh_key(course)
         if move is None:
             try:
-                more, move = self._deliver(course)
+                shipped = self._ship(course)
+                if not isinstance(shipped, bool):
+                    return _Flight(course, *shipped, before)
+                more = shipped
             except NoWorker:
                 pass  # not this run's fault: every run of the lane waits
             except Exception as error:
                 move = self._aftermath.failed(course, error)
+        self._put_back(course, more, move, before)
+        return None
+
+    def _ship(self, course: Course) -> tuple[WorkerProcess, Shipment] | bool:
+        """Give a chunk of a run to the worker. When there is none: whether it is worth another look."""
+        run_id, slot = course.place
+        if not self._berth.filled and self._next_chunk(run_id, slot, 1, 1) is None:
+            self._berth.vacate()  # it may be in line
+            course.went_well()
+            return False
+        worker = self._berth.worker()
+        chunk = self._next_chunk(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
+        if chunk is None:
+            course.went_well()
+            return False
+        if chunk.only and not worker.filters:
+            words = (
+                f"the tracelet of {self.key.interpreter} is too old to try dead letters again: upgrade it, then redrive"
+            )
+            self._log.keep_dead(run_id, slot, chunk.only, words)
+            return True
+        course.redriven = chunk.only
+        shipment = course.ship(chunk, worker.filters)
+        worker.send(shipment)
+        return worker, shipment
+
+    def _end(self, flight: _Flight) -> _Flight | None:
+        """Wait for the worker's answer, and commit it, while the worker has the next run's chunk already.
+
+        Returns:
+            That one, if there is one.
+        """
+        course, chunk = flight.course, flight.shipment.chunk
+        run_id, slot = course.place
+        more, move, following = True, None, None
+        try:
+            result = flight.worker.answer(flight.shipment, lambda keys: self._log.recall(run_id, slot, keys))
+            course.behind = more = chunk.more or bool(chunk.only)
+            self._turns.had(course, chunk.points)
+            if isinstance(result, Tried):
+                self._aftermath.tried(course, flight.shipment, result)
+                more = True
+            else:
+                following = self._follow()
+                self._log.commit(run_id, slot, result)
+                self._aftermath.delivered(course, chunk)
+        except WorkerFailed as error:
+            move = self._aftermath.worker_failed(course, flight.shipment, error)
+        except Exception as error:
+            more = True
+            move = self._aftermath.failed(course, error)
+        self._put_back(course, more, move, flight.before)
+        return following
+
+    def _follow(self) -> _Flight | None:
+        """Begin with another run before the last chunk of this one is committed. There may be none, or no time for it."""
+        with self._change:
+            if self._stopping or self._aftermath.tired or not self._berth.pid or self._berth.must_yield(busy=True):
+                return None
+            course = self._turns.take(time.monotonic(), self._at)
+        return self._begin(course) if course is not None else None
+
+    def _put_back(self, course: Course, more: bool, move: Move | None, before: tuple[State, str]) -> None:
+        """Put a run where it belongs after its turn: at the end of the queue, or nowhere, or into another lane."""
         self._aftermath.tell(course, before)
         with self._change:
             course.queued = more or course.woken
@@ -202,44 +291,6 @@ class Lane:
             self._switchboard.change_key(self, course, move.key)
         elif move is not None:
             self._switchboard.set_apart(self, course.backend.target)
-
-    def _deliver(self, course: Course) -> tuple[bool, Move | None]:
-        """Deliver one chunk of a run.
-
-        Returns:
-            Whether there was one; and where the run goes from here, when it does not stay.
-        """
-        run_id, slot = course.place
-        if not self._berth.filled and self._next_chunk(run_id, slot, 1, 1) is None:
-            self._berth.vacate()  # it may be in line
-            course.went_well()
-            return False, None
-        worker = self._berth.worker()
-        chunk = self._next_chunk(run_id, slot, worker.batch_points, _MAX_CHUNK_BYTES)
-        if chunk is None:
-            course.went_well()
-            return False, None
-        if chunk.only and not worker.filters:
-            older = (
-                f"the tracelet of {self.key.interpreter} is too old to try dead letters again: upgrade it, then redrive"
-            )
-            self._log.keep_dead(run_id, slot, chunk.only, older)
-            return True, None
-        course.redriven = chunk.only
-        shipment = course.ship(chunk, worker.filters)
-        try:
-            result = worker.export(shipment, lambda keys: self._log.recall(run_id, slot, keys))
-        except WorkerFailed as error:
-            return True, self._aftermath.worker_failed(course, shipment, error)
-        chunk = shipment.chunk
-        course.behind = chunk.more or bool(chunk.only)
-        self._turns.had(course, chunk.points)
-        if isinstance(result, Tried):
-            self._aftermath.tried(course, shipment, result)
-        else:
-            self._log.commit(run_id, slot, result)
-            self._aftermath.delivered(course, chunk)
-        return True, None
 
     def _next_chunk(self, run_id: str, slot: str, max_points: int, max_bytes: int) -> Chunk | None:
         """What is to go next: dead letters that are to be tried again, then what comes after the cursor."""

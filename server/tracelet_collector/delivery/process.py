@@ -91,6 +91,7 @@ class WorkerProcess:
         self.batch_points = 0
         self.holds = False
         self.filters = False
+        self._unsent: Exception | None = None
         self._process = process
         self._channel = channel
         self._origin = origin
@@ -173,11 +174,23 @@ class WorkerProcess:
         """The process's id; 0 when it has ended."""
         return self._process.pid if self._process.poll() is None else 0
 
-    def export(self, shipment: Shipment, recall: Callable[[Sequence[int]], Mapping[int, int]]) -> Progress | Tried:
-        """Have a chunk delivered.
+    def send(self, shipment: Shipment) -> None:
+        """Give it a chunk to deliver. Once it is given, `answer` tells how that went.
 
         Args:
             shipment: what goes where.
+        """
+        self._unsent = None
+        try:
+            self._channel.send(*_export_frame(shipment, blobs_path(self._origin.home)), timeout=_SEND)
+        except (TimeoutError, Disconnected) as error:
+            self._unsent = error
+
+    def answer(self, shipment: Shipment, recall: Callable[[Sequence[int]], Mapping[int, int]]) -> Progress | Tried:
+        """Wait until a chunk is delivered.
+
+        Args:
+            shipment: what it was given.
             recall: reads the exporter's memory.
 
         Returns:
@@ -189,7 +202,7 @@ class WorkerProcess:
             WorkerFailed: the worker is of no further use.
         """
         try:
-            header, payload = self._exchange(_export_frame(shipment, blobs_path(self._origin.home)), recall)
+            header, payload = self._listen(recall)
             self.holds = bool(header.get("holds"))
         except TimeoutError:
             raise Hung(f"the worker gave no answer within {self._patience.export:g} s") from None
@@ -227,10 +240,9 @@ class WorkerProcess:
             case _:
                 raise WorkerFailed(f"the exporter failed: {header.get('message', 'an unknown answer')}")
 
-    def _exchange(
-        self, frame: tuple[dict[str, Any], bytes], recall: Callable[[Sequence[int]], Mapping[int, int]]
-    ) -> tuple[dict[str, Any], bytes]:
-        self._channel.send(*frame, timeout=_SEND)
+    def _listen(self, recall: Callable[[Sequence[int]], Mapping[int, int]]) -> tuple[dict[str, Any], bytes]:
+        if self._unsent is not None:
+            raise self._unsent
         more = 0.0
         while True:
             header, payload = self._channel.receive(self._patience.export + more)

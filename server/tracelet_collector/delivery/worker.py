@@ -10,6 +10,7 @@ scheduler hangs up, and on Linux with the scheduler's process.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,7 @@ from tracelet_collector.exporters.table import EXPORTERS
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG: Final = 1
+_LAZY: Final = 2  # exports after which an SDK has loaded what it loads late
 _LOCK_PATIENCE: Final = 10.0
 _RUN_FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Run))
 
@@ -59,11 +61,16 @@ def main(arguments: Sequence[str]) -> int:
     channel = Channel(socket.socket(fileno=int(arguments[0])))
     try:
         exporter, locks = _greet(channel)
+        exports = 0
         while exporter is not None:
+            if exports < _LAZY:
+                # What an SDK has loaded stays: the garbage collector is not to go through a million objects again and again.
+                gc.freeze()
             header, payload = channel.receive()
             answer, carried = _answer(channel, exporter, locks, header, payload)
             answer["holds"] = exporter.holds
             channel.send(answer, carried)
+            exports += 1
             if getattr(exporter, "spent", False):
                 break  # what the SDK runs on is gone for good: the next worker begins anew
     except Disconnected:
