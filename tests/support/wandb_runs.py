@@ -34,11 +34,7 @@ class OfflineRuns:
         """The `.wandb` files, when all that was handed over is in them."""
         for exporter in self.exporters:
             for session in list(exporter._sessions.values()):
-                file = session._at.file  # type: ignore[attr-defined]
-                at_least = session.handed - session.base
-                until(
-                    lambda file=file, least=at_least: Audit(file).advance() >= least, 20, f"{at_least} rows in {file}"
-                )
+                until(lambda session=session: _is_written(session), 20, f"all that was said to {session._at.file}")
         return sorted(self.root.glob("wandb/offline-run-*/run-*.wandb"))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -89,6 +85,12 @@ class OfflineRuns:
                         assert path is None or (file.parent / "files" / path).is_file(), path
                         found[kind] += kind in ("text", "histogram", "pr_curve")
         return +found
+
+
+def _is_written(session: Any) -> bool:
+    file = session._at.file
+    told = {name: value for name, value in session._wandb.config.as_dict().items() if name != "_wandb"}
+    return Audit(file).advance() >= session.handed - session.base and told.items() <= config(file).items()
 
 
 def config(file: Path) -> dict[str, Any]:
