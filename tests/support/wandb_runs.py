@@ -89,7 +89,7 @@ class OfflineRuns:
 
 def _is_written(session: Any) -> bool:
     file = session._at.file
-    told = {name: value for name, value in session._wandb.config.as_dict().items() if name != "_wandb"}
+    told = {name: value for name, value in session._wandb.config._items.items() if name != "_wandb"}
     return Audit(file).advance() >= session.handed - session.base and told.items() <= config(file).items()
 
 
