@@ -103,7 +103,7 @@ def kill_at_random(trackers: Trackers, seed: int, kills: int) -> None:
 
 def children(pid: int) -> list[int]:
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return [] if pid < 0 else [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 

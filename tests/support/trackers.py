@@ -58,21 +58,23 @@ class Trackers(Spine):
         return {"mlflow": self.stored(), "wandb": self.in_wandb(), "clearml": self.in_clearml()}
 
     def worker(self, kind: str) -> int:
-        """The process that delivers to a tracker."""
+        """The process that delivers to a tracker; -1 when all is delivered, after which there may be none."""
 
         def found() -> int:
             try:
                 reply = status(local.ensure(self.home, 60.0).address, timeout=5.0)
             except CollectorError:
                 return 0  # the address was that of one that was killed a moment ago
-            return next((b.worker_pid for run in reply.runs for b in run.backends if b.kind == kind), 0)
+            mine = [b for run in reply.runs for b in run.backends if b.kind == kind]
+            return next((b.worker_pid for b in mine if b.worker_pid), -1 if all(b.settled for b in mine) else 0)
 
         return until(found, 90, f"a worker of {kind}")
 
     def kill(self, pid: int) -> None:
         """Signal 9 to a process that may have ended by itself."""
         try:
-            os.kill(pid, signal.SIGKILL)
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
