@@ -21,6 +21,22 @@ from tracelet_collector.spools import Spools
 __all__ = ["LiveState", "read_offline", "report"]
 
 
+class LiveOutlook(Protocol):
+    """Where a run's backend is heading."""
+
+    @property
+    def catch_up_seconds(self) -> float:
+        """Until it has caught up; 0: it is not behind, inf: never."""
+
+    @property
+    def takes(self) -> float:
+        """Points a second, of the tracker."""
+
+    @property
+    def makes(self) -> float:
+        """Points a second, of the run."""
+
+
 class LiveState(Protocol):
     """What delivery says of a run's backend."""
 
@@ -35,6 +51,10 @@ class LiveState(Protocol):
     @property
     def worker_pid(self) -> int:
         """The process that delivers; 0: none now."""
+
+    @property
+    def outlook(self) -> LiveOutlook:
+        """Whether it catches up."""
 
 
 def report(
@@ -88,6 +108,9 @@ def _backend(
         last_error=said.last_error if said else "",
         worker_pid=said.worker_pid if said else 0,
         settled=cursor.settled,
+        catch_up_seconds=said.outlook.catch_up_seconds if said else 0.0,
+        takes_per_second=said.outlook.takes if said else 0.0,
+        makes_per_second=said.outlook.makes if said else 0.0,
         link=_link(cursor.state),
     )
 

@@ -21,7 +21,7 @@ from tracelet.proto.v1 import records_pb2 as pb
 RUN_KEYS = ["run_id", "name", "project", "status", "retired", "labels", "points", "backends"]
 BACKEND_KEYS = [
     *("target", "state", "delivered", "collapsed", "rerouted", "dead"),
-    *("lag_points", "lag_seconds", "last_error", "worker_pid"),
+    *("lag_points", "lag_seconds", "catch_up_seconds", "last_error", "worker_pid"),
 ]
 LOG = """
 import os, sys, tracelet

@@ -97,7 +97,7 @@ class _Recorder(SqliteLog):
         self.then(run_id, progress)
 
 
-def test_a_run_that_keeps_up_waits_for_two_chunks_of_twenty_that_are_behind(
+def test_a_run_that_keeps_up_waits_for_one_chunk_of_twenty_that_are_behind(
     tmp_path: Path, ledger: Ledger, ledger_python: str
 ) -> None:
     """While twenty runs are behind, one writes ten points after each of its deliveries."""
@@ -122,7 +122,7 @@ def test_a_run_that_keeps_up_waits_for_two_chunks_of_twenty_that_are_behind(
         if (run_id == "live" or len(order) == 21) and written < 300:
             live.write(points(10, start=written))
             written += 10
-            desk.delivery.wake("live")
+            desk.delivery._wake_lanes("live")  # at once: how long a thread sleeps is nobody's turn
 
     log.then = then
     with desk:
@@ -130,8 +130,8 @@ def test_a_run_that_keeps_up_waits_for_two_chunks_of_twenty_that_are_behind(
     assert written == 300
     turns = [place for place, run_id in enumerate(order) if run_id == "live"]
     assert len(turns) == 30
-    # One that was under way, and one that began before the scheduler had told.
-    assert max(after - before for before, after in itertools.pairwise(turns)) <= 3
+    # The one that was under way already.
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 2
     assert order[-1] in behind
     for run_id in behind:
         assert len(ledger.values(run_id)) == 5000

@@ -4,7 +4,7 @@ A worker of the Python that `python_with_ledger` makes has it as the kind `ledge
 fixture. Its target is a path, or `ledger://` and a path where it is to pass for a server. Beside it lie
 
     <path>.rules    what it does: {"kill", "hang", "break": names of metrics, "down": a message, "after": seconds, "key": the
-                    only one it takes, "empty": it fails over no records, too}
+                    only one it takes, "empty": it fails over no records, too, "slow": seconds of each call}
     <path>.calls    a line for each call
 
 It keeps a point once, however often it is given: by the record's place in the log.
@@ -93,6 +93,7 @@ class LedgerExporter:
             raise Unauthorized("the key is refused")
         if "down" in rules:
             raise Retryable(rules["down"], rules.get("after"))
+        time.sleep(rules.get("slow", 0))
         if rules.get("empty"):
             os.abort()
         rows = []

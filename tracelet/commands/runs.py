@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tracelet.commands.asking import ask
+from tracelet.commands.falling_behind import falling_behind
 from tracelet.commands.printing import stdout
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
@@ -90,7 +91,10 @@ def _said(backend: wire.BackendState) -> str:
     if backend.settled:
         return f"{called}: delivered"
     behind = f"{backend.lag_points:,} to go" if backend.lag_points else "its latest state to go"
-    return f"{called}: {behind}" + (f", {backend.state}" if backend.state != "ok" else "")
+    words = falling_behind(backend)
+    if words or backend.state == "ok":
+        return f"{called}: {words or behind}"
+    return f"{called}: {behind}, {backend.state}"
 
 
 def _run(run: wire.RunState) -> dict[str, Any]:

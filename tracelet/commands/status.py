@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.commands.asking import ask
+from tracelet.commands.falling_behind import falling_behind
 from tracelet.commands.printing import stdout
 from tracelet.core.home import usable_home
 from tracelet.core.options import Options
@@ -64,6 +66,8 @@ def show(*, as_json: bool) -> None:
         say(f"{called}: {target}")
     for (kind, state, error), names in _errors(reply).items():
         say(f"{_names(names)}: {kind} is {state}: {error}", style="red")
+    for words in _behind(reply):
+        say(words, style="yellow")
     if dead := sum(backend.dead for run in reply.runs for backend in run.backends):
         say(f"{dead:,} points are dead: `tracelet dead-letters list` says why")
 
@@ -107,6 +111,16 @@ def _errors(reply: wire.StatusReply) -> dict[tuple[str, str, str], list[str]]:
             if backend.last_error:
                 found.setdefault((_called(backend), backend.state, backend.last_error), []).append(run.name)
     return found
+
+
+def _behind(reply: wire.StatusReply) -> list[str]:
+    """Which runs a tracker does not keep up with, and what is to be expected."""
+    return [
+        f"{run.name}: {_called(backend)} is {words}"
+        for run in reply.runs
+        for backend in run.backends
+        if (words := falling_behind(backend))
+    ]
 
 
 def _called(backend: wire.BackendState) -> str:
@@ -172,6 +186,7 @@ def _backend(backend: wire.BackendState) -> dict[str, Any]:
         "dead": backend.dead,
         "lag_points": backend.lag_points,
         "lag_seconds": backend.lag_seconds,
+        "catch_up_seconds": backend.catch_up_seconds if math.isfinite(backend.catch_up_seconds) else None,
         "last_error": backend.last_error,
         "worker_pid": backend.worker_pid,
     }

@@ -21,6 +21,7 @@ class Patience:
         idle: until a worker without work is ended.
         turn: until a worker that has work makes room, when others wait for one.
         sweep: between two looks at the log for work that nobody reported.
+        pace: between two looks at how fast it goes, while there is something to deliver.
     """
 
     first: float = 0.5
@@ -31,6 +32,7 @@ class Patience:
     idle: float = 300.0
     turn: float = 30.0
     sweep: float = 15.0
+    pace: float = 5.0
 
 
 class Backoff:

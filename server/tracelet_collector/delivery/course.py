@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from tracelet.proto.v1 import collector_pb2 as wire
 from tracelet_collector.delivery.backoff import Backoff
+from tracelet_collector.delivery.pace import AT_PACE, Outlook
 from tracelet_collector.delivery.process import Shipment
 from tracelet_collector.delivery.suspicion import Suspicion, Try, cut
 from tracelet_collector.log.base import Chunk, slot_of
@@ -27,11 +28,13 @@ class Live:
         state: `retrying` heals by itself, `paused` needs what `last_error` says.
         last_error: empty when all is well.
         worker_pid: 0 when no worker runs.
+        outlook: whether it catches up.
     """
 
     state: State
     last_error: str
     worker_pid: int
+    outlook: Outlook = AT_PACE
 
 
 @dataclass(slots=True, eq=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,7 @@ from tracelet_collector.delivery.backoff import Patience
 from tracelet_collector.delivery.berth import LaneKey
 from tracelet_collector.delivery.course import Live
 from tracelet_collector.delivery.lane import Lane, Station
+from tracelet_collector.delivery.pace import Pace
 from tracelet_collector.delivery.seats import Seats
 from tracelet_collector.delivery.spawner import Spawner
 from tracelet_collector.delivery.switchboard import Switchboard
@@ -44,6 +47,7 @@ class Delivery:
         self._seats: defaultdict[str, Seats] = defaultdict(lambda: Seats(_WORKERS_PER_KIND))
         self._lanes: list[Lane] = []
         self._switchboard = Switchboard(self._make_lane)
+        self._pace = Pace(self._patience.pace)
         self._change = threading.Condition()
         self._woken: set[str] = set()
         self._stopping = False
@@ -65,7 +69,9 @@ class Delivery:
         """How delivery goes, by run id and backend kind; who is missing here is fine."""
         with self._change:
             lanes = list(self._lanes)
-        return {key: live for lane in lanes for key, live in lane.live()}
+        return {
+            place: replace(live, outlook=self._pace.outlook(place)) for lane in lanes for place, live in lane.live()
+        }
 
     def stop(self, deadline: float) -> None:
         """Let the chunks under way finish, then end the workers. What is left stays in the log.
@@ -92,17 +98,24 @@ class Delivery:
 
     def _run(self) -> None:
         sweep_at = 0.0
+        look_at = math.inf
         while True:
             with self._change:
                 if not self._stopping and not self._woken:
-                    self._change.wait(max(0.0, sweep_at - time.monotonic()))
+                    self._change.wait(max(0.0, min(sweep_at, look_at) - time.monotonic()))
                 if self._stopping:
                     return
                 woken, self._woken = self._woken, set()
             try:
-                if time.monotonic() >= sweep_at:
-                    sweep_at = time.monotonic() + self._patience.sweep
-                    woken |= {cursor.run_id for cursor in self._log.cursors() if not cursor.settled}
+                now = time.monotonic()
+                if now >= min(sweep_at, look_at):
+                    left = [cursor for cursor in self._log.cursors() if not cursor.settled]
+                    look_at = now + self._patience.pace if self._pace.look(left, now, time.time()) else math.inf
+                    if now >= sweep_at:
+                        sweep_at = now + self._patience.sweep
+                        woken |= {cursor.run_id for cursor in left}
+                elif woken and look_at == math.inf:
+                    look_at = now + self._patience.pace
                 for run_id in woken:
                     self._wake_lanes(run_id)
             except LogFailed as error:

@@ -578,6 +578,8 @@ class BackendState(google.protobuf.message.Message):
     LINK_FIELD_NUMBER: builtins.int
     SLOT_FIELD_NUMBER: builtins.int
     CATCH_UP_SECONDS_FIELD_NUMBER: builtins.int
+    TAKES_PER_SECOND_FIELD_NUMBER: builtins.int
+    MAKES_PER_SECOND_FIELD_NUMBER: builtins.int
     kind: builtins.str
     target: builtins.str
     state: builtins.str
@@ -597,7 +599,11 @@ class BackendState(google.protobuf.message.Message):
     slot: builtins.str
     """what the run calls the backend: mostly its kind"""
     catch_up_seconds: builtins.float
-    """falling behind: until it has caught up, at the rate of late; 0: it is not, inf: never"""
+    """falling behind: until it has caught up, at the rates of late; 0: it is not, inf: never"""
+    takes_per_second: builtins.float
+    """falling behind: points that the tracker takes, of late"""
+    makes_per_second: builtins.float
+    """and that the run makes"""
     def __init__(
         self,
         *,
@@ -616,8 +622,10 @@ class BackendState(google.protobuf.message.Message):
         link: builtins.str = ...,
         slot: builtins.str = ...,
         catch_up_seconds: builtins.float = ...,
+        takes_per_second: builtins.float = ...,
+        makes_per_second: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["catch_up_seconds", b"catch_up_seconds", "collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "link", b"link", "rerouted", b"rerouted", "settled", b"settled", "slot", b"slot", "state", b"state", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["catch_up_seconds", b"catch_up_seconds", "collapsed", b"collapsed", "dead", b"dead", "delivered", b"delivered", "kind", b"kind", "lag_points", b"lag_points", "lag_seconds", b"lag_seconds", "last_error", b"last_error", "link", b"link", "makes_per_second", b"makes_per_second", "rerouted", b"rerouted", "settled", b"settled", "slot", b"slot", "state", b"state", "takes_per_second", b"takes_per_second", "target", b"target", "worker_pid", b"worker_pid"]) -> None: ...
 
 global___BackendState = BackendState
 
