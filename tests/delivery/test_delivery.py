@@ -19,6 +19,7 @@ from tracelet_collector.log.base import LogFailed, Progress
 from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.delivering import HASTY, Desk, Writer, run_spec
+from tests.support.ledger import Ledger
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import children_with, lives, until, wait_gone
 from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus
@@ -333,6 +334,45 @@ def test_commits_that_fail_lose_and_double_nothing(tmp_path: Path, store: Mlflow
         assert desk.cursor("r1").delivered == 1800
     assert log.fail == []
     assert counted(store) == Counter((p.name, p.step, p.value) for p in everything)
+
+
+def test_commits_that_fail_while_another_run_is_under_way(tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
+    """The worker has the next run's chunk when the commit fails, five times in a row: it is not taken from it."""
+    desk = Desk(tmp_path / "home")
+    desk.log.close()
+    desk.log = log = _FailingLog(tmp_path / "home" / "log" / "tracelet.db")
+    desk.delivery = Delivery(log, desk.home, HASTY)
+    log.fail = ["after", *["before"] * 11]
+    names = [f"r{number}" for number in range(4)]
+    for name in names:
+        spec = run_spec(name, ledger.target, kind="ledger", interpreter=ledger_python)
+        Writer(desk.log, spec).write(points(3000))
+    with desk:
+        until(lambda: all(desk.cursor(name, "ledger").settled for name in names), 60.0)
+    assert log.fail == []
+    for name in names:
+        assert ledger.values(name) == [step / 7 for step in range(3000)]
+    told = [call["run"] for call in ledger.calls()]
+    assert (
+        len(told) == 12 + 11
+    )  # each once, and again after each commit that failed; what was written all the same, once
+
+
+def test_a_backlog_goes_in_full_chunks_and_a_live_run_in_small_ones(
+    tmp_path: Path, ledger: Ledger, ledger_python: str
+) -> None:
+    with Desk(tmp_path / "home") as desk:
+        spec = run_spec("r1", ledger.target, kind="ledger", interpreter=ledger_python)
+        writer = Writer(desk.log, spec)
+        writer.write(points(10_000), cut=100)
+        desk.delivery.wake("r1")
+        until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
+        assert [call["items"] for call in ledger.calls()] == [1000] * 10
+        for turn in range(5):  # whoever waited for a full chunk would wait for ever
+            writer.write(points(10, start=10_000 + 10 * turn))
+            desk.delivery.wake("r1")
+            until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
+        assert [call["items"] for call in ledger.calls()[10:]] == [10] * 5
 
 
 def test_more_workers_than_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

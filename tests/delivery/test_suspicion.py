@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlflow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +18,7 @@ from tracelet_collector.log.base import Chunk, Stored
 
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.ledger import Ledger
+from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import until
 from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus
 
@@ -204,3 +209,51 @@ def test_a_worker_that_dies_over_nothing_costs_no_record(tmp_path: Path, ledger:
         ledger.rule()
         until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
         assert (desk.cursor("r1", "ledger").delivered, desk.cursor("r1", "ledger").dead) == (3, 0)
+
+
+def test_in_mlflow_the_others_are_there_once(tmp_path: Path) -> None:
+    """MLflow's own call kills the process over one point, amid points that are the same: trying some of them leaves nothing."""
+    python = python_with_poison(tmp_path / "python")
+    store = MlflowStore.fresh(tmp_path / "store")
+    same = [Metric("same", 1.0, 1, T0)] * 40
+    with Desk(tmp_path / "home") as desk:
+        writer = Writer(desk.log, run_spec("r1", store.uri, interpreter=str(python)))
+        writer.write([Params({"lr": 0.1}, T0), *same, *points("a", "poison", "b"), *same], cut=60)
+        writer.write([*points("c"), RunEnd(RunStatus.FINISHED, "", T0)])
+        desk.delivery.wake("r1")
+        desk.until_settled("r1", seconds=120.0)
+        cursor = desk.cursor("r1")
+        assert (cursor.delivered, cursor.dead, cursor.collapsed) == (83, 1, 0)
+        (letter,) = desk.log.dead_letters("r1")
+        assert letter.name == "poison"
+        assert "SIGSEGV" in letter.error
+    assert Counter(point.key for point in store.points()) == {"same": 80, "a": 1, "b": 1, "c": 1}
+    assert len({point.timestamp for point in store.points("same")}) == 80
+    assert len(store.runs()) == 1
+    assert store.run()["status"] == "FINISHED"
+
+
+def python_with_poison(folder: Path) -> Path:
+    """This Python, with an MLflow that dies of a metric's name."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=180)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    here = Path(mlflow.__file__).parents[1]
+    root = Path(__file__).parents[2]
+    (packages / "all.pth").write_text(f"{root}\n{root / 'server'}\n{here}\nimport poison\n")
+    (packages / "poison.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'tracelet_collector.exporters.mlflow':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            from mlflow import MlflowClient\n"
+        "            log_batch = MlflowClient.log_batch\n"
+        "            def deadly(self, run_id, metrics=(), **more):\n"
+        "                log_batch(self, run_id, metrics=[m for m in metrics if m.key != 'poison'][:20], **more)\n"
+        "                if any(metric.key == 'poison' for metric in metrics):\n"
+        "                    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "                log_batch(self, run_id, metrics=metrics, **more)\n"
+        "            MlflowClient.log_batch = deadly\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    return folder / "bin" / "python"

@@ -101,6 +101,12 @@ class Berth:
             return self._worker is not None and self._ready and self._worker.holds
 
     @property
+    def spent(self) -> bool:
+        """The worker has given its last answer."""
+        with self._lock:
+            return self._worker is not None and self._worker.spent
+
+    @property
     def pid(self) -> int:
         """The worker's process; 0 when there is none."""
         with self._lock:

@@ -13,7 +13,7 @@ The conversation (version 1). The scheduler asks, the worker answers, one exchan
 The two ends may be of different versions: the worker's is the training script's. `run` has what every version knows, `about`
 what later ones added, of which a worker takes what it knows; `working` is said only over records that an older collector
 never has, `rewind` only by exporters that it never asks for. Every answer to `export` says with `holds` whether the worker has
-something open.
+something open, and with `spent` whether it was its last one.
 
 A worker that said `filters` when it was ready knows three more words of `export`:
 

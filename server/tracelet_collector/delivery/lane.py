@@ -165,7 +165,7 @@ class Lane:
                 if flight is not None:
                     flight = self._end(flight)
                     continue
-                if self._aftermath.tired:
+                if self._aftermath.tired or self._berth.spent:
                     self._berth.vacate()
                     self._aftermath.tired = False
                 match self._next():
@@ -275,7 +275,9 @@ class Lane:
     def _follow(self) -> _Flight | None:
         """Begin with another run before the last chunk of this one is committed. There may be none, or no time for it."""
         with self._change:
-            if self._stopping or self._aftermath.tired or not self._berth.pid or self._berth.must_yield(busy=True):
+            if self._stopping or self._aftermath.tired or self._berth.spent or not self._berth.pid:
+                return None
+            if self._berth.must_yield(busy=True):
                 return None
             course = self._turns.take(time.monotonic(), self._at)
         return self._begin(course) if course is not None else None

@@ -84,12 +84,14 @@ class WorkerProcess:
     Attributes:
         batch_points: how many points a chunk should have, at best.
         holds: it has something open that another worker would have to build anew.
+        spent: it has given its last answer, and ends.
         filters: it takes a part of the records of a chunk, and leaves some out; those of older versions do not.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel, origin: _Origin, patience: Patience) -> None:
         self.batch_points = 0
         self.holds = False
+        self.spent = False
         self.filters = False
         self._unsent: Exception | None = None
         self._process = process
@@ -203,7 +205,7 @@ class WorkerProcess:
         """
         try:
             header, payload = self._listen(recall)
-            self.holds = bool(header.get("holds"))
+            self.holds, self.spent = bool(header.get("holds")), bool(header.get("spent"))
         except TimeoutError:
             raise Hung(f"the worker gave no answer within {self._patience.export:g} s") from None
         except Disconnected:

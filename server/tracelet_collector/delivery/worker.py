@@ -69,9 +69,10 @@ def main(arguments: Sequence[str]) -> int:
             header, payload = channel.receive()
             answer, carried = _answer(channel, exporter, locks, header, payload)
             answer["holds"] = exporter.holds
+            answer["spent"] = getattr(exporter, "spent", False)
             channel.send(answer, carried)
             exports += 1
-            if getattr(exporter, "spent", False):
+            if answer["spent"]:
                 break  # what the SDK runs on is gone for good: the next worker begins anew
     except Disconnected:
         pass
