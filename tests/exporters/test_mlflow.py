@@ -508,6 +508,43 @@ class TestServers:
                 thread.join(60.0)
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("status", "said", "least", "most"),
+        [
+            (429, "100", 100.0, 100.0),
+            (503, "Fri, 31 Dec 2100 23:59:59 GMT", 10.0**8, 10.0**10),
+            (429, "soon", None, None),
+            (500, "100", None, None),
+            (429, "nan", None, None),
+            (429, "-5", 0.0, 0.0),
+        ],
+    )
+    def test_how_long_it_wants_to_be_left_alone(
+        self, status: int, said: str, least: float | None, most: float | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in EXPORTERS["mlflow"].environment.items():
+            monkeypatch.setenv(name, value)
+
+        class Answer(_Answer):
+            def end_headers(self) -> None:
+                self.send_header("Retry-After", said)
+                super().end_headers()
+
+        Answer.status = status
+        with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            try:
+                courier = courier_to(f"http://127.0.0.1:{server.server_port}")
+                for _ in range(2):
+                    with pytest.raises(Retryable) as caught:
+                        courier.deliver(point("a", 1.0))
+            finally:
+                server.shutdown()
+                thread.join(60.0)
+        after = caught.value.retry_after
+        assert (after, least) == (None, None) or least <= after <= most
+
 
 class TestRefusals:
     def test_points_that_mlflow_refuses_after_all(

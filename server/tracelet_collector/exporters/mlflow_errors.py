@@ -12,6 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from tracelet_collector.exporters.base import ExportError, Paused, Retryable, Unauthorized
+from tracelet_collector.exporters.mlflow_waits import listening
 
 __all__ = ["hide_password", "is_gone", "is_refusal", "translated"]
 
@@ -54,6 +55,17 @@ def translated(target: str) -> Iterator[None]:
     Args:
         target: the tracking URI, for the message.
     """
+    with listening() as asked:
+        try:
+            with _named(target):
+                yield
+        except Retryable as error:
+            error.retry_after = error.retry_after or asked.seconds
+            raise
+
+
+@contextmanager
+def _named(target: str) -> Iterator[None]:
     try:
         yield
     except ExportError:
