@@ -127,7 +127,7 @@ class TrackedRun:
         self, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
         try:
-            self._client.log_batch(self.id, metrics=metrics, params=params, tags=tags)
+            self._client.log_batch(self.id, metrics=metrics, params=params, tags=tags, synchronous=True)
         except MlflowException as error:
             if is_refusal(error) and not self._known_active:  # MLflow says it of a deleted run, too
                 if self._client.get_run(self.id).info.lifecycle_stage != "active":
