@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 
 from tracelet.core.metrics import RunEnd, RunStatus
 from tracelet_collector.exporters.base import Memory, Paused, Run
+from tracelet_collector.exporters.metadata import fit
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_refusal
 from tracelet_collector.exporters.mlflow_files import log_files
 from tracelet_collector.exporters.mlflow_media import PlannedFile
-from tracelet_collector.exporters.mlflow_metadata import fit
 from tracelet_collector.exporters.mlflow_plan import MAX_TAG, Beside, Plan, PlannedPoint
 
 __all__ = ["MAX_METRICS", "TrackedRun", "deleted"]
