@@ -66,7 +66,7 @@ def start_logging(
     project: str | None = None,
     backend: str | Sequence[str] | None = None,
     api_key: str | Mapping[str, str] | None = None,
-    backend_url: str | None = None,
+    backend_url: str | Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     *,
     settings: TraceletSettings | None = None,
@@ -91,7 +91,8 @@ def start_logging(
         project: MLflow experiment, W&B project, ClearML project; by default "default".
         backend: "mlflow" (the default), or several as a list or "a,b".
         api_key: the tracker's key; a mapping when there are several backends.
-        backend_url: the tracker's address; by default what the tracker's own SDK would use.
+        backend_url: the tracker's address, a mapping when there are several backends; by default what the tracker's own SDK
+            would use.
         config: parameters of the run, as by `Experiment.log_params`.
         settings: all settings at once; the other arguments go before them.
         run_id: an id of your own; by default a new one.
@@ -298,7 +299,7 @@ def _adopt_launched(
     run: Experiment,
     options: Options,
     given: Set[str],
-    backend_url: str | None,
+    backend_url: str | Mapping[str, str] | None,
     api_key: str | Mapping[str, str] | None,
     config: Mapping[str, Any] | None,
 ) -> Experiment:
@@ -334,7 +335,7 @@ def _join(
     options: Options,
     place: Place,
     given: Set[str],
-    backend_url: str | None,
+    backend_url: str | Mapping[str, str] | None,
     api_key: str | Mapping[str, str] | None,
     config: Mapping[str, Any] | None,
 ) -> Experiment:
@@ -354,7 +355,7 @@ def _writers_plan(
     options: Options,
     run_id: str,
     rank_label: str,
-    backend_url: str | None,
+    backend_url: str | Mapping[str, str] | None,
     api_key: str | Mapping[str, str] | None,
 ) -> RunPlan:
     home = usable_home(home_above() or options.home)

@@ -103,6 +103,7 @@ def test_they_are_listed_and_shown_without_a_collector(buried: MlflowStore, home
     }
     assert ids(tmp_path, "second") == ids(tmp_path, "name of second", "--backend", "mlflow") == [4, 5]
     assert ids(tmp_path, "--backend", "wandb") == []
+    assert "no run here goes to 'mlfow'; there are: mlflow" in said(tmp_path, "list", "--backend", "mlfow", code=2)
     assert ids(tmp_path, "--limit", "2") == [1, 2]
     lines = said(tmp_path, "list", "--limit", "4").splitlines()
     assert lines[0].split() == ["id", "run", "backend", "name", "why"]

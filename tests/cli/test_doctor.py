@@ -118,6 +118,18 @@ def test_without_torch_a_tracker_or_wrapt(home: Path, tmp_path: Path, bare_pytho
     assert found["backend mlflow"]["remedy"].endswith("-m pip install 'tracelet[mlflow]'")
 
 
+@pytest.mark.parametrize("kind", ["wandb", "clearml"])
+def test_a_tracker_without_a_key(home: Path, tmp_path: Path, kind: str) -> None:
+    nowhere = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    report = Report(tmp_path, TRACELET_BACKEND=kind, **nowhere)
+    found = report.of("installed", f"backend {kind}")
+    assert found["level"] == "warning"
+    assert "start_logging fails, unless the script gives it api_key: there " in found["text"]
+    keys = {"WANDB_API_KEY": "k" * 40, "CLEARML_API_ACCESS_KEY": "a", "CLEARML_API_SECRET_KEY": "s"}
+    report = Report(tmp_path, TRACELET_BACKEND=kind, **nowhere, **keys)
+    assert report.of("installed", f"backend {kind}")["level"] == "ok"
+
+
 @pytest.mark.parametrize(("version", "level"), [("1.0", Level.PROBLEM), ("1.75.1", Level.OK), ("2.0rc1", Level.OK)])
 def test_a_package_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str, level: Level) -> None:
     monkeypatch.setattr(check_packages, "installed", lambda package: version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -122,6 +123,24 @@ def test_an_error_of_many_runs_is_said_once() -> None:
     found = _errors(reply)
     assert list(found) == [("mlflow", "paused", "a page of text"), ("mlflow", "retrying", "it is down")]
     assert _names(found["mlflow", "paused", "a page of text"]) == "r0, r1, r2 and 2 more runs"
+
+
+def test_a_run_in_several_trackers_takes_a_line_for_each() -> None:
+    from rich.console import Console
+
+    from tracelet.commands.status import table
+
+    reply = wire.StatusReply()
+    run = reply.runs.add(run_id="0" * 32, name="digits", project="tutorial", received=9, durable=9)
+    run.backends.add(kind="mlflow", state="ok", delivered=7, dead=2)
+    for kind in ("wandb", "clearml"):
+        run.backends.add(kind=kind, state="ok", delivered=9)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(reply))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[1][3:] == ["mlflow", "ok", "7", "0"]
+    assert lines[2] == ["tutorial", "0" * 12, "2", "dead"]
+    assert [line[0] for line in lines[3:]] == ["wandb", "clearml"]
 
 
 @pytest.fixture

@@ -342,7 +342,7 @@ class Everything:
     def exact(self, tracker: Tracker) -> list[bytes]:
         """What the tracker's files must be."""
         return sorted(
-            data if isinstance(data := record.content, bytes) else self._blobs.blob(data).read_bytes()
+            self._blobs.read(record.content)
             for record in self.records
             if isinstance(record, Artifact) or (isinstance(record, Media) and is_exact(tracker, record.kind))
         )
@@ -394,6 +394,21 @@ class TestMedia:
         assert not tracker.media()
         assert len(tracker.arrived()) == 1
         assert [letter.item.seq for letter in courier.dead] == [0, 1]
+
+    def test_content_of_each_kind_that_is_gone_or_cut(
+        self, tracker: Tracker, courier: Courier, keep: Callable[[bytes], BlobRef]
+    ) -> None:
+        cut = dataclasses.replace(keep(b"half"), size=20_000)
+        refs = [BlobRef("0" * 64, 20_000, ""), cut]
+        lost = [
+            Media(f"{kind}/{at}", kind, ref, sample(kind, 0).media_type, at, T0, tag=f"{kind}/{at}")
+            for kind in KINDS
+            for at, ref in enumerate(refs)
+        ]
+        courier.deliver(*lost, *(Artifact(f"a{at}", ref, "", T0) for at, ref in enumerate(refs)), point("loss", 1.0, 1))
+        assert (tracker.files(), tracker.media().total(), len(tracker.arrived())) == ([], 0, 1)
+        assert len(courier.dead) == len(lost) + len(refs)
+        assert all("20000 bytes" in letter.error for letter in courier.dead)
 
     def test_content_that_is_not_what_it_says_costs_its_record_at_most(
         self, tracker: Tracker, courier: Courier

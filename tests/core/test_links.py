@@ -101,6 +101,15 @@ def test_the_exporter_says_it(tmp_path: Path) -> None:
     assert mlflow._link("http://127.0.0.1:5000/", info) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
 
 
+def test_they_come_as_the_run_names_its_trackers(home: Path) -> None:
+    kinds = ("wandb", "mlflow", "clearml")
+    plan = RunPlan("r", "run", "p", tuple(BackendTarget(kind, "x", sys.executable) for kind in kinds), home)
+    some = Links()
+    for kind in ("clearml", "wandb", "mlflow"):  # as they were heard of
+        some._known[kind] = Link(kind, "x", "r", url=f"http://{kind}")
+    assert list(some.known(plan)) == list(some.wait(plan, 0.1)) == list(kinds)
+
+
 @pytest.fixture
 def waiting(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlan:
     """A run whose tracker has not said anything."""

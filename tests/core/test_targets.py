@@ -97,6 +97,21 @@ def test_unknown_and_missing_ones(home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(error.value, ImportError)
 
 
+def test_an_address_for_each_of_several(home: Path, folder: Path) -> None:
+    addresses = {"mlflow": "http://host:5000", "wandb": f"offline:{folder}/w", "clearml": "http://elsewhere:8008"}
+    found = targets.resolve(["mlflow", "wandb", "tensorboard"], home, addresses | {"tensorboard": folder / "tb"})
+    assert [backend.target for backend in found] == [
+        "http://host:5000",
+        f"offline:{folder}/w",
+        (folder / "tb").as_uri(),
+    ]
+    with pytest.raises(UnknownBackendError, match="'wnadb'"):
+        targets.resolve(["mlflow", "wandb"], home, {"wnadb": "offline"})
+    for given in ({"mlflow": 3}, ["http://host"], 3):
+        with pytest.raises(ConfigurationError, match=r"backend_url=.*give an address"):
+            targets.resolve(["mlflow"], home, given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("arguments", "says"), [({"api_key": "x"}, "dict"), ({"backend_url": "http://x"}, "variable")])
 def test_one_for_several(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], says: str) -> None:
     mlflow = targets.TRACKERS["mlflow"]

@@ -99,6 +99,16 @@ class TestTimes:
         assert "tracelet.metric.a.retimed" in store.tags()
 
 
+def test_nothing_waits_in_a_queue_of_mlflows(
+    store: MlflowStore, courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")  # as the script may have it for itself
+    courier.deliver(
+        *[point("a", float(step), step) for step in range(50)], Params({"lr": 0.1}, T0), Tags({"b": "c"}, T0)
+    )
+    assert (len(store.points("a")), store.tags()["b"]) == (50, "c")
+
+
 class TestRuns:
     def test_how_the_run_is_made(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(point("a", 1.0))

@@ -269,6 +269,21 @@ def test_what_raises_raises_and_is_not_recorded(home: Path, make: Make) -> None:
     assert media(home) == []
 
 
+def test_a_tensor_is_not_recorded_and_that_is_said_once(
+    home: Path, make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    writer = make()
+    if not hasattr(writer, "add_tensor"):
+        pytest.skip("this library has no add_tensor")
+    writer.add_tensor("before the run", torch.ones(2), 0)
+    assert capfd.readouterr().err == ""
+    with runs.running(home):
+        for step in range(2):
+            writer.add_tensor("t", torch.ones(2), step)
+    assert capfd.readouterr().err.count("add_tensor writes is in its event file only") == 1
+    assert media(home) == []
+
+
 def test_large_content_is_a_blob_and_equal_content_one_file(home: Path, make: Make) -> None:
     writer = make()
     with runs.running(home):

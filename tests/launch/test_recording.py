@@ -120,6 +120,20 @@ def test_last_words_name_the_store_absolutely(spine: Spine, monkeypatch: pytest.
     assert sum(spine.stored("loss").values()) == 5  # --wait: it is there as soon as the command has ended
 
 
+def test_last_words_say_how_to_open_each(spine: Spine) -> None:
+    offline = {"WANDB_MODE": "offline", "CLEARML_OFFLINE_MODE": "1", "CLEARML_CACHE_DIR": str(spine.folder / "clearml")}
+    words = ["--wait", "--backend", "wandb,clearml,tensorboard", script(spine.folder, LOG)]
+    done = tracelet("run", *words, cwd=spine.folder, environment=offline)
+    assert done.returncode == 0
+    lines = [line.partition("open it:  ")[2] for line in done.stderr.splitlines() if "open it:" in line]
+    (folder,) = spine.folder.glob("wandb/offline-run-*")
+    (session,) = spine.folder.glob("clearml/offline/*/")
+    assert lines[0] == f"wandb sync {folder}"
+    assert lines[1] == f"""python -c 'from clearml import Task; Task.import_offline_session("{session}")'"""
+    assert lines[2] == f"tensorboard --logdir {spine.folder / 'tracelet-tensorboard'}"
+    assert len(lines) == 3
+
+
 def test_a_script_that_logs_nothing_makes_no_run(home: Path, tmp_path: Path) -> None:
     done = tracelet("run", script(tmp_path, "import tracelet; tracelet.start_logging()"), cwd=tmp_path)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

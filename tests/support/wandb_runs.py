@@ -29,6 +29,7 @@ class OfflineRuns:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.exporters: list[WandbExporter] = []
+        self._read = 0
 
     def files(self) -> list[Path]:
         """The `.wandb` files, when all that was handed over is in them."""
@@ -50,9 +51,16 @@ class OfflineRuns:
         return {name: value for name, value in self.whole_config().items() if not name.startswith("_")}
 
     def whole_config(self) -> dict[str, Any]:
-        """The config of all runs."""
+        """The config of all runs, when all that was told of it is in the files."""
+        self._read += 1
+        files = self.files()
+        for session in [session for exporter in self.exporters for session in exporter._sessions.values()]:
+            # What is told last is written last.
+            session.tell({"_read": self._read}, None)
+            file = session._at.file  # type: ignore[attr-defined]
+            until(lambda file=file: config(file).get("_read") == self._read, 20, f"the config in {file}")
         found: dict[str, Any] = {}
-        for file in self.files():
+        for file in files:
             found |= config(file)
         return found
 

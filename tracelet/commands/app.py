@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="tracelet",
-    help="Metrics of unmodified training scripts, whole, in MLflow.",
+    help="Metrics of unmodified training scripts, whole, in MLflow, Weights & Biases, ClearML and TensorBoard.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,7 +46,9 @@ def run(
         list[str] | None,
         typer.Argument(metavar="COMMAND", show_default=False, help="script.py …, -m module …, or any command."),
     ] = None,
-    project: Annotated[str | None, typer.Option(metavar="P", help="MLflow experiment.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="P", help="MLflow experiment, W&B project, ClearML project.")
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="N", help="The run's name.  [default: script and time]")] = None,
     backend: Annotated[str | None, typer.Option(metavar="B", help="Tracker, or several: a,b.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Do not end before everything is delivered.")] = False,

@@ -13,7 +13,7 @@ from typing import Final
 
 from tracelet.commands.findings import Finding, ok, problem, warning
 from tracelet.core.options import Options
-from tracelet.core.targets import shown
+from tracelet.core.targets import check_key, shown
 from tracelet.errors import TraceletError
 from tracelet.version import __version__
 
@@ -116,6 +116,12 @@ def _backend(kind: str) -> Finding:
         target = shown(kind)
     except TraceletError as error:
         return problem(_ABOUT, subject, f"start_logging would fail: {error}", _line_that_installs(str(error)))
+    try:
+        check_key(kind)
+    except TraceletError as error:
+        return warning(
+            _ABOUT, subject, f"start_logging fails, unless the script gives it api_key: {error}", "see the message"
+        )
     return ok(_ABOUT, subject, f"a run that is started here goes to {target}")
 
 

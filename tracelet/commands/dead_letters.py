@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from tracelet.commands.calling import call, call_at
 from tracelet.commands.choosing import choose_run
 from tracelet.commands.printing import stdout
 from tracelet.core.home import usable_home
-from tracelet.core.options import Options
+from tracelet.core.options import EXPORTERS, Options
 from tracelet.errors import CollectorError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def list_letters(run: str | None, backend: str | None, limit: int, *, as_json: b
         as_json: as the stable JSON document; otherwise as a table.
 
     Raises:
-        ConfigurationError: there is no such run.
+        ConfigurationError: there is no such run, or no run goes to such a backend.
         CollectorError: the collector does not answer, or the log cannot be read.
     """
     home = usable_home(Options.load().home)
     runs = ask(home).reply.runs
     run_id = choose_run(runs, run).run_id if run is not None else ""
     names = {known.run_id: known.name for known in runs}
-    found, total = _find(home, run_id, backend or "", limit)
+    found, total = _find(home, run_id, _slot(runs, backend), limit)
     if as_json:
         json.dump(as_document(found, names, total), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -198,8 +198,23 @@ def _request(home: Path, chosen: Chosen, *, drop: bool = False) -> wire.ResolveR
     from tracelet.proto.v1 import collector_pb2 as wire
 
     ids = [letter.id for letter in _of_ids(home, chosen.ids)]
-    run_id = choose_run(ask(home).reply.runs, chosen.run).run_id if chosen.run is not None else ""
-    return wire.ResolveRequest(ids=ids, drop=drop, run_id=run_id, backend=chosen.backend or "", all=chosen.all)
+    runs = ask(home).reply.runs if chosen.run is not None or chosen.backend is not None else ()
+    run_id = choose_run(runs, chosen.run).run_id if chosen.run is not None else ""
+    return wire.ResolveRequest(ids=ids, drop=drop, run_id=run_id, backend=_slot(runs, chosen.backend), all=chosen.all)
+
+
+def _slot(runs: Iterable[wire.RunState], backend: str | None) -> str:
+    """What runs call the backend; empty for all.
+
+    Raises:
+        ConfigurationError: none of them has it, and it is no tracker's name.
+    """
+    if backend is None:
+        return ""
+    slots = dict.fromkeys(known.slot or known.kind for run in runs for known in run.backends)
+    if backend not in slots and backend not in EXPORTERS:
+        raise ConfigurationError(f"no run here goes to {backend!r}; there are: {', '.join(slots) or 'none'}")
+    return backend
 
 
 def _of_ids(home: Path, ids: Sequence[int]) -> list[wire.DeadLetter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.commands.asking import ask
@@ -69,7 +70,7 @@ def show(*, as_json: bool) -> None:
     for words in _behind(reply):
         say(words, style="yellow")
     if dead := sum(backend.dead for run in reply.runs for backend in run.backends):
-        say(f"{dead:,} points are dead: `tracelet dead-letters list` says why")
+        say(f"{dead:,} points are dead: `tracelet dead-letters list` says why, unless they were dropped")
 
 
 def as_document(reply: wire.StatusReply) -> dict[str, Any]:
@@ -97,10 +98,16 @@ def table(reply: wire.StatusReply) -> Table:
     columns.add_column("lag", justify="right", no_wrap=True)
     for run in reply.runs:
         cells = _cells_of_run(run)
-        for backend in run.backends or [None]:
-            columns.add_row(*cells, *(_cells_of_backend(backend) if backend is not None else ()))
-            cells = ("", "", "")
+        told = [_cells_of_backend(backend) for backend in run.backends]
+        # One row for all of a run: what is said of it in several lines takes no lines from its backends.
+        columns.add_row(*cells, *("\n".join(column) for column in zip(*map(_level, told), strict=True)))
     return columns
+
+
+def _level(cells: Sequence[str]) -> list[str]:
+    """Cells of one height: a line that one of them has more is a line of all."""
+    height = max(cell.count("\n") for cell in cells)
+    return [cell + "\n" * (height - cell.count("\n")) for cell in cells]
 
 
 def _errors(reply: wire.StatusReply) -> dict[tuple[str, str, str], list[str]]:

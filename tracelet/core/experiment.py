@@ -117,7 +117,10 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
 
     @property
     def url(self) -> str | None:
-        """The run's page in its tracker; None as long as nobody knows it, and for a store without pages. Never waits."""
+        """The run's page; None as long as no tracker has said it, and for a store without pages. Never waits.
+
+        In several trackers, that of the first one, as `backend` names them, that has said it.
+        """
         return next((link.url for link in self.links().values() if link.url), None)
 
     def links(self, wait: float = 0.0) -> dict[str, Link]:

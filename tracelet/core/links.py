@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import threading
 import time
@@ -52,7 +53,7 @@ class Link:
         if kind == "clearml" and said.startswith("offline:"):
             target, _, run = said.rpartition("#")
             session = f"{target.removeprefix('offline:')}/{run}"
-            line = f"from clearml import Task; Task.import_offline_session({session!r})"
+            line = f"from clearml import Task; Task.import_offline_session({json.dumps(session, ensure_ascii=False)})"
             return Link(kind, target, run, command=f"python -c {shlex.quote(line)}")
         target, _, page = said.partition("#")
         run = said.rpartition("/")[2]
@@ -90,7 +91,7 @@ class Links:
                 self._asking.start()
             except RuntimeError:  # too many threads, or the interpreter is about to exit
                 self._asking = None
-        return self._known
+        return self._in_order(plan)
 
     def wait(self, plan: RunPlan, seconds: float) -> Mapping[str, Link]:
         """By kind of tracker, what is known when all have said it, or the time is over."""
@@ -102,7 +103,11 @@ class Links:
             self._ask(plan, left)
             if self._lacks(plan):
                 time.sleep(min(_POLL, max(until - time.monotonic(), 0.0)))
-        return self._known
+        return self._in_order(plan)
+
+    def _in_order(self, plan: RunPlan) -> Mapping[str, Link]:
+        """What is known, as the run names its trackers: the first one's page is the run's `url`."""
+        return {backend.kind: self._known[backend.kind] for backend in plan.backends if backend.kind in self._known}
 
     def _lacks(self, plan: RunPlan) -> bool:
         return any(backend.kind not in self._known for backend in plan.backends)

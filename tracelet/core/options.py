@@ -178,7 +178,7 @@ class Options:
 
     Attributes:
         home: where spools, the local collector's log and its endpoint lie; None for the platform's state directory.
-        project: MLflow experiment.
+        project: MLflow experiment, W&B project, ClearML project.
         run_name: the run's name; None for one made of the script's name and the time.
         backend: trackers to deliver to.
         disabled: nothing is recorded, every call is a no-op.

@@ -15,7 +15,7 @@ from tracelet.core.plan import BackendTarget
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, HomeError, TraceletError, UnknownBackendError
 from tracelet.transport import credentials
 
-__all__ = ["KNOWN", "TRACKERS", "Tracker", "check", "check_installed", "leave_key", "resolve", "shown"]
+__all__ = ["KNOWN", "TRACKERS", "Tracker", "check", "check_installed", "check_key", "leave_key", "resolve", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ KNOWN: Final = tuple(TRACKERS)
 def resolve(
     kinds: Sequence[str],
     home: Path,
-    backend_url: str | None = None,
+    backend_url: str | Mapping[str, str] | None = None,
     api_key: str | Mapping[str, str] | None = None,
 ) -> tuple[BackendTarget, ...]:
     """Targets and credentials of the backends that were asked for.
@@ -70,7 +70,7 @@ def resolve(
     Args:
         kinds: names of backends.
         home: tracelet's home; credentials are kept there.
-        backend_url: the tracker's address; by default what its own SDK would use.
+        backend_url: the tracker's address, with several backends a mapping; by default what its own SDK would use.
         api_key: its key; with several backends a mapping.
 
     Raises:
@@ -80,23 +80,38 @@ def resolve(
         HomeError: credentials cannot be kept.
     """
     kinds = list(dict.fromkeys(kinds))
-    if backend_url is not None and not isinstance(backend_url, str | os.PathLike):
-        raise ConfigurationError(f"backend_url={backend_url!r} makes no sense; give an address")
-    if len(kinds) > 1 and backend_url is not None:
-        raise ConfigurationError("one backend_url for several backends: set each tracker's own variable instead")
-    keys = _keys(kinds, api_key)
+    addresses, keys = _addresses(kinds, backend_url), _keys(kinds, api_key)
     found = []
     for kind in kinds:
         check_installed(kind)
         resolver = _resolver(kind)
-        target, secrets = resolver.resolve(None if backend_url is None else os.fspath(backend_url))
-        if (check_key := getattr(resolver, "check_key", None)) is not None:
-            check_key(target, secrets, keys.get(kind))
+        target, secrets = resolver.resolve(addresses.get(kind))
+        if (check := getattr(resolver, "check_key", None)) is not None:
+            check(target, secrets, keys.get(kind))
         found.append((kind, _sendable(target), secrets))
     return tuple(
         BackendTarget(kind, target, _sendable(sys.executable), _keep(home, kind, target, secrets, keys.get(kind)))
         for kind, target, secrets in found
     )
+
+
+def _addresses(kinds: Sequence[str], backend_url: Any) -> Mapping[str, str]:
+    if backend_url is None:
+        return {}
+    if isinstance(backend_url, str | os.PathLike):
+        if len(kinds) > 1:
+            raise ConfigurationError(
+                "one backend_url for several backends: give a dict, {backend: address}, or set each tracker's own variable"
+            )
+        backend_url = {kinds[0]: backend_url}
+    if not isinstance(backend_url, Mapping):
+        raise ConfigurationError(f"backend_url={backend_url!r} makes no sense; give an address")
+    for kind, address in backend_url.items():
+        if kind not in KNOWN:
+            raise UnknownBackendError(kind, KNOWN)
+        if not isinstance(address, str | os.PathLike):
+            raise ConfigurationError(f"backend_url={{{kind!r}: {address!r}}} makes no sense; give an address")
+    return {kind: str(os.fspath(address)) for kind, address in backend_url.items()}
 
 
 def _keys(kinds: Sequence[str], api_key: Any) -> Mapping[str, str]:
@@ -145,6 +160,17 @@ def shown(kind: str) -> str:
     check_installed(kind)
     target: str = _resolver(kind).resolve(None)[0]
     return target
+
+
+def check_key(kind: str) -> None:
+    """Whether this environment has the key that a run started here needs.
+
+    Raises:
+        TraceletError: it has none, or a run would go nowhere.
+    """
+    resolver = _resolver(kind)
+    if (check := getattr(resolver, "check_key", None)) is not None:
+        check(*resolver.resolve(None), None)
 
 
 def leave_key(home: Path, kind: str, target: str) -> bool:

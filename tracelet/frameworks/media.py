@@ -45,7 +45,20 @@ def media_methods(writers: Writers) -> Mapping[str, Callable[[Switch], Wrapper]]
     methods = {name: _watched(writers, name, kind) for name, kind in _KINDS.items()}
     # Nothing of an embedding but its place is in a summary: it is in files.
     methods["add_embedding"] = after("recording SummaryWriter.add_embedding", _Embeddings(writers).record)
+    methods["add_tensor"] = after("seeing SummaryWriter.add_tensor", _not_recorded(writers))
     return methods
+
+
+def _not_recorded(writers: Writers) -> Callable[..., None]:
+    """What is not recorded is said once: a tensor is no number, and no tracker shows it, nor does TensorBoard."""
+
+    def tell(writer: Any, *_: Any, **__: Any) -> None:
+        if writers.run_of(writers.known(writer)) is not None:
+            say(
+                "what SummaryWriter.add_tensor writes is in its event file only: no tracker shows tensors", "add_tensor"
+            )
+
+    return tell
 
 
 def _watched(writers: Writers, method: str, kind: MetricType) -> Callable[[Switch], Wrapper]:

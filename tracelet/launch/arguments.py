@@ -16,7 +16,7 @@ class Asked:
     """The options of `tracelet run`; None was not given.
 
     Attributes:
-        project: MLflow experiment.
+        project: MLflow experiment, W&B project, ClearML project.
         name: the run's name.
         backend: tracker, or several, as "a,b".
         wait: do not end before everything is delivered.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from tracelet.core import active
 from tracelet.core.experiment import BackendTarget, Experiment
@@ -17,6 +19,9 @@ from tracelet.launch import claim
 from tracelet.transport import local
 
 __all__ = ["begin", "begin_if_others_recorded", "lines"]
+
+_PATIENCE: Final = 0.5  # for trackers to have said where the run is
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what is its own name in W&B
 
 
 def begin() -> None:
@@ -32,9 +37,10 @@ def begin() -> None:
 def lines(run: Experiment) -> list[str]:
     """What to say of a run that is over."""
     said = []
+    links = run.links(wait=_PATIENCE)
     for backend in run.plan.backends:
         said.append(f"run {run.name} ({run.id}) goes to {backend.kind}: {backend.target}")
-        if how := _how_to_open(backend, run.id):
+        if how := _how_to_open(backend, run.id, links.get(backend.kind)):
             said.append(f"  open it:  {how}")
     if (collector := local.find(run.plan.home)) is not None:
         said.append(
@@ -86,10 +92,13 @@ def _in_log(home: Path, run_id: str) -> bool:
         return False
 
 
-def _how_to_open(backend: BackendTarget, run_id: str) -> str:
+def _how_to_open(backend: BackendTarget, run_id: str, link: Link | None) -> str:
+    """The page or the command, as the tracker said it; else what can be said before it has the run."""
+    if link is not None:
+        return link.url or link.command or ""
     if backend.kind == "wandb" and backend.target.startswith("offline:"):
         folder = shlex.quote(backend.target.removeprefix("offline:"))
-        return f"wandb sync {folder}/wandb/offline-run-*-{run_id}" if run_id.isalnum() else ""
+        return f"wandb sync {folder}/wandb/offline-run-*-{run_id}" if _PLAIN.fullmatch(run_id) else ""
     if backend.kind in ("mlflow", "tensorboard"):
         return Link.read(backend.kind, backend.target).command or ""
     return ""

@@ -32,6 +32,7 @@ __all__ = [
     "Dead",
     "ExportError",
     "Exporter",
+    "Gone",
     "Item",
     "Memory",
     "Outcome",
@@ -71,6 +72,10 @@ class Rewind(ExportError):
     """
 
 
+class Gone(Exception):
+    """The content of a record is not in the collector's store any more: what was to be made of it is dead."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The run that records belong to.
@@ -96,9 +101,29 @@ class Run:
     blobs: str = ""
     redriven: bool = False
 
-    def blob(self, ref: BlobRef) -> Path:
-        """The file that holds a record's content."""
-        return blob_path(Path(self.blobs), ref.sha256)
+    def content(self, content: bytes | BlobRef) -> bytes | Path:
+        """A record's content: its bytes, or the file that has them.
+
+        Raises:
+            Gone: it is not there any more.
+        """
+        if isinstance(content, bytes):
+            return content
+        blob = blob_path(Path(self.blobs), content.sha256)
+        if not blob.is_file() or blob.stat().st_size != content.size:
+            raise Gone(
+                f"its content ({content.size} bytes, sha256 {content.sha256}) is not in the collector's store any more"
+            )
+        return blob
+
+    def read(self, content: bytes | BlobRef) -> bytes:
+        """A record's content in memory.
+
+        Raises:
+            Gone: it is not there any more.
+        """
+        found = self.content(content)
+        return found if isinstance(found, bytes) else found.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Run
+from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Outcome, Paused, Run
 from tracelet_collector.exporters.clearml_events import IMAGE, PLOT, Changes, Event, Job, Refused, Task, as_artifact
 from tracelet_collector.exporters.clearml_http import Api, Denied
 from tracelet_collector.exporters.clearml_offline import OFFLINE, SessionTask
@@ -140,7 +140,7 @@ def _do(task: Task, jobs: Sequence[Job], memory: Memory) -> dict[int, str]:
                 _address(job, key, url)
                 if job.artifact:
                     artifacts.append(as_artifact(job.artifact, url, job.file, job.time))
-        except Refused as error:
+        except (Refused, Gone) as error:
             lost[id(job)] = str(error)
             continue
         if job.event is not None:

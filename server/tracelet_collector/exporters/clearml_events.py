@@ -6,11 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tracelet.core.metrics import BlobRef, RunEnd
-from tracelet_collector.exporters.base import Item, Memory, Run
+from tracelet_collector.exporters.base import Item, Memory
 
 __all__ = [
     "IMAGE",
@@ -24,7 +23,6 @@ __all__ = [
     "Task",
     "as_artifact",
     "as_request",
-    "content_of",
 ]
 
 SCALAR: Final = "training_stats_scalar"
@@ -236,17 +234,3 @@ def as_artifact(key: str, uri: str, file: PlannedFile, at: int) -> dict[str, Any
         "timestamp": at,
         "type_data": told,
     }
-
-
-def content_of(file: PlannedFile, run: Run) -> bytes | Path:
-    """The bytes of a file, or where they are.
-
-    Raises:
-        Refused: they are nowhere.
-    """
-    if isinstance(file.content, bytes):
-        return file.content
-    blob = run.blob(file.content)
-    if not blob.is_file() or blob.stat().st_size != file.content.size:
-        raise Refused(f"its content is not in the collector's store any more: {blob}")
-    return blob

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, BlobRef, Media
 from tracelet_collector.exporters import clearml_plots as plots
-from tracelet_collector.exporters.base import Dead, Item, Memory, Run
+from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Run
 from tracelet_collector.exporters.clearml_events import IMAGE, PLOT, Event, Job, PlannedFile
 from tracelet_collector.exporters.clearml_names import OWN_PREFIX, SeriesBook, artifact_key, file_name, fit_name
 
@@ -145,10 +145,9 @@ class MediaDesk:
         size = len(media.content) if isinstance(media.content, bytes) else media.content.size
         if size > (_LONGEST_PLOT if media.kind in _WHOLE else _LONGEST_READ):
             return None
-        content = media.content if isinstance(media.content, bytes) else self._run.blob(media.content).read_bytes()
         try:
-            return draw(content, title, series)
-        except ValueError:
+            return draw(self._run.read(media.content), title, series)
+        except (ValueError, Gone):
             return None
 
     def _count(self, media: Media) -> int:

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from tracelet.core.metrics import RunEnd, RunStatus
 from tracelet_collector.exporters.base import Memory, Paused, Retryable, Rewind, Run
-from tracelet_collector.exporters.clearml_events import Changes, Event, PlannedFile, as_request, content_of
+from tracelet_collector.exporters.clearml_events import Changes, Event, PlannedFile, as_request
 from tracelet_collector.exporters.clearml_names import folder_name, project_name, task_name
 
 __all__ = ["OFFLINE", "SessionTask", "session_id"]
@@ -145,7 +145,7 @@ class SessionTask:
         folder = f"{folder_name(self._task['project_name'])}/{folder_name(self._task['name'])}.{self.id}"
         key = f"{folder}/{file.path}"
         path = self._folder / "data" / key
-        content = content_of(file, self._run)
+        content = self._run.content(file.content)
         with _translated(self._root):
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.new")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tracelet.core.metrics import RunEnd, RunStatus
 from tracelet_collector.exporters.base import Memory, Paused, Retryable, Rewind, Run
-from tracelet_collector.exporters.clearml_events import Changes, Event, PlannedFile, as_request, content_of
+from tracelet_collector.exporters.clearml_events import Changes, Event, PlannedFile, as_request
 from tracelet_collector.exporters.clearml_http import Api, Denied
 from tracelet_collector.exporters.clearml_names import folder_name, project_name, task_name
 
@@ -138,7 +138,7 @@ class ServerTask:
         folder = f"{folder_name(self._run.project)}/{folder_name(self._run.name)}.{self.id}"
         key = f"{folder}/{file.path}"
         memory.working(_PATIENCE + file.size / _SLOWEST)
-        content = content_of(file, self._run)
+        content = self._run.content(file.content)
         if host.startswith(("http://", "https://")):
             self._api.upload(host, key, content, file.media_type)
         else:

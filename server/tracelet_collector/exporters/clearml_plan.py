@@ -5,7 +5,7 @@ The state of a run, as it is committed with the cursor, beside what `clearml_onl
     names      metric name (with `\0` and more: what is beside it) -> title and series
     again      title and series, joined -> the largest number of a value of one iteration
     facts      metric name -> what the configuration object `tracelet.metrics` says of it
-    metadata, rows, rows_since, row_files: see `mlflow_metadata`
+    metadata, rows, rows_since, row_files: see `metadata`
     tags       name of a tag of the user's -> the word that stands for it
     about      a hash of what the run's plan said of it: parent, group, notes, tags
     run        what the configuration object `tracelet.run` says
@@ -43,7 +43,7 @@ from tracelet_collector.exporters.base import Dead, Item, Memory, Run
 from tracelet_collector.exporters.clearml_events import SCALAR, Changes, Event, Job
 from tracelet_collector.exporters.clearml_media import MediaDesk
 from tracelet_collector.exporters.clearml_names import NOT_FINITE, SeriesBook, param_place, tag_word
-from tracelet_collector.exporters.mlflow_metadata import MetadataBook, fit, json_within
+from tracelet_collector.exporters.metadata import MetadataBook, fit, json_within
 
 __all__ = ["FLT_MAX", "Plan", "milliseconds"]
 

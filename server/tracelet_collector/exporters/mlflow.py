@@ -30,9 +30,9 @@ from mlflow.entities import Experiment, ViewType
 from mlflow.exceptions import MlflowException
 
 from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Run
+from tracelet_collector.exporters.metadata import fit
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_gone, translated
 from tracelet_collector.exporters.mlflow_media import place, renamed
-from tracelet_collector.exporters.mlflow_metadata import fit
 from tracelet_collector.exporters.mlflow_plan import MAX_KEY, Plan
 from tracelet_collector.exporters.mlflow_run import MAX_METRICS, TrackedRun, deleted
 from tracelet_collector.exporters.mlflow_target import Targets

@@ -16,10 +16,10 @@ from typing import Any, Final
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tracelet_collector.exporters.base import Memory, Paused, Run
+from tracelet_collector.exporters.base import Gone, Memory, Paused, Run
+from tracelet_collector.exporters.metadata import fit
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_refusal
 from tracelet_collector.exporters.mlflow_media import PlannedFile
-from tracelet_collector.exporters.mlflow_metadata import fit
 from tracelet_collector.exporters.thumbnails import small_image
 
 __all__ = ["log_files"]
@@ -68,7 +68,7 @@ def log_files(
             try:
                 with _patient(file.size):
                     _log_file(lambda at, folder: client.log_artifact(tracked, at, folder), run, file, Path(scratch))
-            except _Refused as error:
+            except (_Refused, Gone) as error:
                 refused[id(file)] = file, fit(str(error), 400)
     return refused
 
@@ -91,13 +91,11 @@ def _log_file(send: Callable[[str, str | None], Any], run: Run, file: PlannedFil
     folder, _, name = file.path.rpartition("/")
     local = scratch / name
     try:
-        if isinstance(file.content, bytes):
-            local.write_bytes(file.content)
+        content = run.content(file.content)
+        if isinstance(content, bytes):
+            local.write_bytes(content)
         else:
-            blob = run.blob(file.content)
-            if not blob.is_file() or blob.stat().st_size != file.content.size:
-                raise _Refused(f"its content is not in the collector's store any more: {blob}")
-            local.symlink_to(blob)
+            local.symlink_to(content)
         _send(send, run, local, folder)
         if file.small:
             _send_small(send, run, local, file, folder)

@@ -47,10 +47,10 @@ from tracelet.core.metrics import (
     WriterSeen,
 )
 from tracelet_collector.exporters.artifact_paths import Owner
-from tracelet_collector.exporters.base import Dead, Item, Memory, Run
+from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Run
 from tracelet_collector.exporters.histograms import summary
+from tracelet_collector.exporters.metadata import MetadataBook, fit, json_within
 from tracelet_collector.exporters.mlflow_media import IMAGE_KINDS, PlannedFile
-from tracelet_collector.exporters.mlflow_metadata import MetadataBook, fit, json_within
 from tracelet_collector.exporters.names import KeyBook, sanitise
 
 __all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Beside", "Plan", "PlannedParam", "PlannedPoint"]
@@ -320,8 +320,8 @@ def _identity(mark: bytes, step: int, value: float) -> int:
 
 def _summary(media: Media, run: Run) -> Mapping[str, float]:
     try:
-        return summary(media.content if isinstance(media.content, bytes) else run.blob(media.content).read_bytes())
-    except (OSError, ValueError):
+        return summary(run.read(media.content))
+    except (Gone, OSError, ValueError):
         return {}  # the file is stored as it is, or becomes a dead letter
 
 

@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 
 from tracelet.core.metrics import RunEnd, RunStatus
 from tracelet_collector.exporters.base import Memory, Paused, Run
+from tracelet_collector.exporters.metadata import fit
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_refusal
 from tracelet_collector.exporters.mlflow_files import log_files
 from tracelet_collector.exporters.mlflow_media import PlannedFile
-from tracelet_collector.exporters.mlflow_metadata import fit
 from tracelet_collector.exporters.mlflow_plan import MAX_TAG, Beside, Plan, PlannedPoint
 
 __all__ = ["MAX_METRICS", "TrackedRun", "deleted"]
@@ -127,7 +127,7 @@ class TrackedRun:
         self, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
         try:
-            self._client.log_batch(self.id, metrics=metrics, params=params, tags=tags)
+            self._client.log_batch(self.id, metrics=metrics, params=params, tags=tags, synchronous=True)
         except MlflowException as error:
             if is_refusal(error) and not self._known_active:  # MLflow says it of a deleted run, too
                 if self._client.get_run(self.id).info.lifecycle_stage != "active":

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["KeyBook", "sanitise"]
+__all__ = ["KeyBook", "marked", "sanitise"]
 
 # What MLflow takes (mlflow.utils.validation): Unicode letters and digits and these marks. Combining marks are no letters.
 _REFUSED: Final = re.compile(r"[^\w.\- :/]")
@@ -32,10 +32,11 @@ def sanitise(name: str, limit: int) -> str:
     clean = "/".join(parts) or "_"
     if clean.startswith(".."):  # read as a way out of the run's folder
         clean = "_" + clean[1:]
-    return clean if len(clean) <= limit else _marked(clean, name, 8, limit)
+    return clean if len(clean) <= limit else marked(clean, name, 8, limit)
 
 
-def _marked(clean: str, name: str, size: int, limit: int) -> str:
+def marked(clean: str, name: str, size: int, limit: int) -> str:
+    """A key with a hash of the name that it stands for, cut to a length."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{clean[: limit - size - 1]}-{digest[:size]}"
 
@@ -73,12 +74,16 @@ class KeyBook:
         known = self.decided.get(name)
         if known is not None:
             return known
-        clean = sanitise(name if wanted is None else wanted, self._limit)
+        clean = self._sanitised(name if wanted is None else wanted)
         key = clean
         for size in _HASH_SIZES:
             if key not in self._taken:
                 break
-            key = _marked(clean, name, size, self._limit)
+            key = marked(clean, name, size, self._limit)
         self._taken.add(key)
         self.decided[name] = key
         return key
+
+    def _sanitised(self, wanted: str) -> str:
+        """The nearest key that the tracker takes."""
+        return sanitise(wanted, self._limit)

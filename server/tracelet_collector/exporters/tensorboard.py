@@ -55,7 +55,7 @@ from tracelet.core.metrics import (
     Tags,
     WriterSeen,
 )
-from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Retryable, Run
+from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Outcome, Paused, Retryable, Run
 from tracelet_collector.exporters.tensorboard_beside import Beside
 from tracelet_collector.exporters.tensorboard_card import CARD, HPARAMS, card, hparams_events
 from tracelet_collector.exporters.tensorboard_events import (
@@ -200,10 +200,11 @@ class _Delivery:
             self._outcome.rerouted += 1
 
     def _add_content(self, item: Item, record: Media | Artifact) -> None:
-        content = record.content if isinstance(record.content, bytes) else self._run.blob(record.content)
         size = len(record.content) if isinstance(record.content, bytes) else record.content.size
-        if isinstance(content, Path) and not content.is_file():
-            self._bury(item, f"its content is gone: {size} bytes")
+        try:
+            content = self._run.content(record.content)
+        except Gone as error:
+            self._bury(item, str(error))
             return
         self._memory.working(_PATIENCE + size / _SLOWEST)
         try:

@@ -41,9 +41,20 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, Media
 from tracelet_collector.exporters.artifact_paths import Owner, Shelf
-from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Retryable, Rewind, Run, Unauthorized
+from tracelet_collector.exporters.base import (
+    Dead,
+    Gone,
+    Item,
+    Memory,
+    Outcome,
+    Paused,
+    Retryable,
+    Rewind,
+    Run,
+    Unauthorized,
+)
 from tracelet_collector.exporters.wandb_folder import Place
-from tracelet_collector.exporters.wandb_media import Drawing, Gone, RunFile, artifact_path, content_of, drawn
+from tracelet_collector.exporters.wandb_media import Drawing, RunFile, artifact_path, drawn
 from tracelet_collector.exporters.wandb_rows import Plan, Position
 from tracelet_collector.exporters.wandb_server import Server, Target, unauthorized
 from tracelet_collector.exporters.wandb_session import CoreLost, Offline, Online, Session
@@ -226,7 +237,7 @@ def _drawing(item: Item, key: str, number: int, run: Run, outcome: Outcome) -> D
     media = item.record
     assert isinstance(media, Media)
     try:
-        drawing = drawn(media, key, number, content_of(media, run))
+        drawing = drawn(media, key, number, run.content(media.content))
     except Gone as error:
         outcome.dead.append(Dead(item, str(error)))
         return Drawing(None)
@@ -249,7 +260,7 @@ def _artifacts(session: Session, plan: Plan, run: Run, outcome: Outcome, memory:
         assert isinstance(item.record, Artifact)
         path = shelf.claim(path, Owner.FILE)
         try:
-            content = content_of(item.record, run)
+            content = run.content(item.record.content)
         except Gone as error:
             outcome.dead.append(Dead(item, str(error)))
             continue

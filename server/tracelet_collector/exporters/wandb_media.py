@@ -36,11 +36,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet.core.metrics import Artifact, Media
+from tracelet.core.metrics import Media
 from tracelet_collector.exporters.artifact_paths import clean_path, folder_of, within
-from tracelet_collector.exporters.base import Run
 
-__all__ = ["Gone", "RunFile", "artifact_path", "content_of", "drawn"]
+__all__ = ["RunFile", "artifact_path", "drawn"]
 
 _MAX_ROWS: Final = 10_000  # of a table; what W&B shows
 _MAX_CELLS: Final = 1_000_000
@@ -61,10 +60,6 @@ _ENDINGS: Final[Mapping[str, str]] = {
     "text/plain": "md",
     "text/x-protobuf": "pbtxt",
 }
-
-
-class Gone(Exception):
-    """The content is not in the store any more."""
 
 
 @dataclass(slots=True)
@@ -113,20 +108,6 @@ class Drawing:
     files: list[RunFile] = field(default_factory=list)
 
 
-def content_of(record: Media | Artifact, run: Run) -> bytes | Path:
-    """A record's content, or the file that has it.
-
-    Raises:
-        Gone: it is not there any more.
-    """
-    if isinstance(record.content, bytes):
-        return record.content
-    blob = run.blob(record.content)
-    if not blob.is_file() or blob.stat().st_size != record.content.size:
-        raise Gone(f"its content is not in the collector's store any more: {blob}")
-    return blob
-
-
 def artifact_path(path: str) -> str:
     """Where an artifact goes among the run's files: where it says, or under `user/` where that is taken."""
     clean = clean_path(path)
@@ -143,7 +124,7 @@ def drawn(media: Media, key: str, row: int, content: bytes | Path) -> Drawing:
         media: the record.
         key: its key in the history.
         row: the number of its row.
-        content: what `content_of` found.
+        content: as `Run.content` found it.
     """
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     draw = _KINDS.get(media.kind)

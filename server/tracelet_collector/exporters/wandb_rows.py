@@ -23,7 +23,6 @@ The state of a run, as it is committed with the cursor:
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ from tracelet.core.metrics import (
     WriterSeen,
 )
 from tracelet_collector.exporters.base import Dead, Item, Run
-from tracelet_collector.exporters.names import KeyBook
+from tracelet_collector.exporters.names import KeyBook, marked
 
 __all__ = ["CONFIG", "STEP", "Plan", "Position", "Row", "run_tags"]
 
@@ -70,23 +69,10 @@ class WandbKeys(KeyBook):
 
     def __init__(self, decided: dict[str, str], taken: set[str], stripped: str = "") -> None:
         super().__init__(decided, _MAX_KEY, taken)
-        self._held = taken  # the same set; `KeyBook` adds to it
         self._stripped = stripped
 
-    def key(self, name: str, wanted: str | None = None) -> str:
-        """See `KeyBook.key`."""
-        known = self.decided.get(name)
-        if known is not None:
-            return known
-        clean = _clean(name if wanted is None else wanted, self._stripped)
-        key = clean
-        for size in (4, 8, 16, 32):
-            if key not in self._held:
-                break
-            key = _marked(clean, name, size)
-        self._held.add(key)
-        self.decided[name] = key
-        return key
+    def _sanitised(self, wanted: str) -> str:
+        return _clean(wanted, self._stripped)
 
 
 @dataclass(slots=True, eq=False)
@@ -277,7 +263,7 @@ def run_tags(tags: Mapping[str, str]) -> tuple[str, ...]:
     """A run's tags as W&B has them: words, of at most 64 characters: `name:value`, or the name of one that is only set."""
     words = [name if value in ("", "true") else f"{name}:{value}" for name, value in tags.items()]
     return tuple(
-        dict.fromkeys(word if len(word) <= _MAX_TAG else _cut(word, word, 8, _MAX_TAG) for word in words if word)
+        dict.fromkeys(word if len(word) <= _MAX_TAG else marked(word, word, 8, _MAX_TAG) for word in words if word)
     )
 
 
@@ -310,16 +296,7 @@ def _clean(name: str, stripped: str) -> str:
         clean = "blank"
     if clean.startswith("_"):
         clean = f"user/{clean}"
-    return clean if len(clean) <= _MAX_KEY else _cut(clean, name, 8, _MAX_KEY)
-
-
-def _marked(clean: str, name: str, size: int) -> str:
-    return _cut(clean, name, size, _MAX_KEY)
-
-
-def _cut(clean: str, whole: str, size: int, limit: int) -> str:
-    digest = hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{clean[: limit - size - 1]}-{digest[:size]}"
+    return clean if len(clean) <= _MAX_KEY else marked(clean, name, 8, _MAX_KEY)
 
 
 def _sayable(value: MetaValue) -> MetaValue:

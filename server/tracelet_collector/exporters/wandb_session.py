@@ -52,6 +52,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "disable_job_creation": True,
     "label_disable": True,
     "symlink": False,
+    "program": "tracelet",  # what the run's page calls its command; else it would name the worker
     "init_timeout": _INIT,
     "login_timeout": 10,
     "x_disable_meta": True,

@@ -1,4 +1,4 @@
-"""Metadata in MLflow, which has none for a point: constants as a tag, what varies as rows of JSON Lines artifacts.
+"""Metadata in trackers that have none for a point: constants in a tag or its like, what varies in JSON Lines artifacts.
 
 A row is written for every point of a name once its metadata has varied: `{"name", "step", "wall_time", "metadata"}`. Before
 the first of them goes a row with `"since": true`, which says what all points had from that step on until then.
