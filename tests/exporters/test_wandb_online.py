@@ -120,6 +120,17 @@ def test_a_chunk_that_was_not_committed(server: WandbServer, courier: Courier) -
     assert not kept.conflicts
 
 
+def test_dead_letters_that_are_tried_again_say_why_they_stay(server: WandbServer, courier: Courier) -> None:
+    never = courier.items([Metric("loss", 1.0, 2**63, T0)])
+    courier.deliver_items(never)
+    courier.deliver(*points(0, 10))
+    late = courier.items([Metric("loss", 2.0, 3, T0)])
+    courier.run = dataclasses.replace(courier.run, redriven=True)
+    outcome = courier.deliver_uncommitted([*never, *late])
+    assert "outside the 64-bit integers" in outcome.dead[0].error
+    assert "none can be put before them" in outcome.dead[1].error
+
+
 def test_rows_that_the_server_lost_come_again(server: WandbServer, courier: Courier) -> None:
     """Those that wandb-core had when it was killed, as far as anybody can see."""
     courier.deliver(*points(0, 30))

@@ -133,7 +133,9 @@ def _runs(reply: wire.StatusReply) -> Iterator[Finding]:
         else:
             yield warning(_DELIVERY, kind, said, "it is tried again without end")
     if dead := sum(backend.dead for _, backend in backends):
-        yield warning(_DELIVERY, "dead letters", f"{dead:,} points that no tracker will ever take", "tracelet status")
+        yield warning(
+            _DELIVERY, "dead letters", f"points that a tracker does not take: {dead:,}", "tracelet dead-letters list"
+        )
     if dropped := sum(run.dropped for run in reply.runs):
         yield warning(_DELIVERY, "dropped", f"{dropped:,} points that there was no room for, or that were damaged")
 

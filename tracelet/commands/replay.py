@@ -94,7 +94,10 @@ def replay(wanted: str, to: str, timeout: float | None, *, again: bool, wait: bo
 # What becomes of what the tracker has of the run.
 _AGAIN: Final = {
     "mlflow": "MLflow keeps one of two equal points, so the same points stay once",
-    "": "what the tracker keeps of the first delivery is told in docs/reference/backends",
+    "wandb": "rows that W&B has are left out, and an offline folder is written anew",
+    "clearml": "what ClearML has takes the place of itself, and an offline session is written anew",
+    "tensorboard": "its event files are written anew",
+    "": "its page of the reference says what becomes of what it has",
 }
 
 

@@ -70,7 +70,8 @@ def show(*, as_json: bool) -> None:
     for words in _behind(reply):
         say(words, style="yellow")
     if dead := sum(backend.dead for run in reply.runs for backend in run.backends):
-        say(f"{dead:,} points are dead: `tracelet dead-letters list` says why, unless they were dropped")
+        are = "point is" if dead == 1 else "points are"
+        say(f"{dead:,} {are} dead: `tracelet dead-letters list` says why, unless they were dropped")
 
 
 def as_document(reply: wire.StatusReply) -> dict[str, Any]:

@@ -178,7 +178,8 @@ class WandbExporter:
                 last = max(last, session.position or last)
             self._rewind(place, last, "dead letters of it are tried again")
         error = "W&B has the rows that come after it, and none can be put before them; `tracelet replay` to another target can"
-        return Outcome(dead=[Dead(item, error) for item in items], state=dict(state))
+        never = {id(dead.item): dead.error for dead in Plan.make(items, state, run).dead}
+        return Outcome(dead=[Dead(item, never.get(id(item), error)) for item in items], state=dict(state))
 
     def _open(self, place: tuple[str, str], run: Run, plan: Plan, state: Mapping[str, Any]) -> Session:
         """Begin a run in wandb, or go on with it.
