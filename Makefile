@@ -33,9 +33,10 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
+# Three for two cores: the tests wait for processes and disks more than they compute.
 ## make test         the test suite (ARGS="tests/transport -k fork" for a part of it)
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not torture" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not torture" $(ARGS)
 
 ## make torture      the long fault tests, their table in build/torture.md; TRACELET_TORTURE_SEED repeats a run, TRACELET_TORTURE_ROUNDS=3 is shorter
 torture: $(VENV)/.dev
