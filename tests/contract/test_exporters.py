@@ -516,7 +516,7 @@ class TestRun:
             expected += Expected(tracker, points_of(points, at)).arrived
         assert arrived(tracker) == expected
         assert tracker.runs() == [tracker.words[RunStatus.FINISHED]] * 100
-        assert {account(courier) for courier in couriers} == {(6, 0, 0, 0)}
+        assert {account(courier) for courier in couriers} == {(4, 0, 0, 0)}
 
 
 def points_of(points: Sequence[Metric], run: int) -> list[Metric]:

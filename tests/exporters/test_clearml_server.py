@@ -56,6 +56,25 @@ def courier(run: Run) -> Iterator[Courier]:
     courier.exporter.close()
 
 
+def test_a_task_that_a_killed_worker_asked_for_too_late_is_removed(server: ClearmlServer, courier: Courier) -> None:
+    courier.deliver(point("a", 1.0, 1))
+    mine = server.task()
+    api = clearml_http.Api(server.url)
+    late = {name: mine[name] for name in ("name", "type", "project", "hyperparams")}
+    for _ in range(2):
+        api.call("tasks.create", late, again=False)
+    other = {
+        **late,
+        "hyperparams": {"tracelet": {"run_id": {**mine["hyperparams"]["tracelet"]["run_id"], "value": "r-2"}}},
+    }
+    kept = api.call("tasks.create", other, again=False)["id"]
+    api.close()
+    courier.deliver(point("a", 2.0, 2), RunEnd(RunStatus.FINISHED, "", T0 + 9))
+    assert set(server.tasks) == {mine["id"], kept}
+    assert server.tasks[mine["id"]]["status"] == "completed"
+    assert len(server.of()) == 2
+
+
 def test_what_a_task_is(server: ClearmlServer, courier: Courier) -> None:
     courier.run = dataclasses.replace(courier.run, notes="# note", group="g", tags={"a": "b"})
     courier.deliver(Params({"lr": 0.1}, T0), point("train/loss", 0.5, 3, T0 + 0.125))

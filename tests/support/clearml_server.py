@@ -255,6 +255,10 @@ class ClearmlServer:
             raise _Error(400, 101, f"Invalid task id: id={body.get('task')}")
         return task
 
+    def _tasks_delete(self, body: Any) -> dict[str, Any]:
+        del self.tasks[self._find(body)["id"]]
+        return {"deleted": True}
+
     def _tasks_get_by_id(self, body: Any) -> dict[str, Any]:
         return {"task": self._find(body)}
 

@@ -162,6 +162,17 @@ class ServerTask:
         reason = end.reason[:_LONGEST_REASON]
         body = {"force": True, "status_message": reason, "status_reason": reason}
         self._call(_STATUS[end.status], body)
+        if end.status is not RunStatus.RUNNING:
+            self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        """Delete tasks of this run that nobody began: a worker was killed while it made one, and its successor made another.
+
+        The server may do what the killed one asked for after its successor has looked.
+        """
+        for task in find(self._api, self._run.run_id):
+            if task["id"] != self.id and task["status"] == "created":
+                self._api.call("tasks.delete", {"task": task["id"], "force": True})
 
     def finish(self) -> dict[str, Any]:
         """Nothing to do: the server has it."""
