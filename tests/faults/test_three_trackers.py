@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -155,4 +156,16 @@ def test_one_that_is_back_has_all_of_it_once(trackers: Trackers) -> None:
         until(lambda: all(b.settled for b in trackers.run().backends if b.kind != "mlflow"), 120)
         assert trackers.run().backends[0].lag_points == STEPS
         db.execute("ROLLBACK")
+    check_whole(trackers)
+
+
+def test_folders_that_are_deleted_under_a_run_are_made_anew(trackers: Trackers) -> None:
+    """Both offline trackers lose what they had, in the middle; the log has it all."""
+    trainer = trackers.trainer(STEPS, PACE, PATIENT)
+    until(lambda: trainer.returned >= STEPS // 2, 90)
+    until(lambda: trackers.status().runs and all(b.delivered > 100 for b in trackers.run().backends), 90)
+    for folder in ("wandb", "clearml"):
+        shutil.rmtree(trackers.folder / folder)
+    (trackers.folder / "go").touch()
+    assert trainer.finish(90) == 0, trainer.errors.read_text()
     check_whole(trackers)
