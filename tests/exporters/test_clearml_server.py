@@ -255,10 +255,13 @@ class TestFaults:
         assert server.asked["auth.login"] == 3
         assert list(server.files.values()) == [b"1"]
 
-    def test_not_netrc(self, courier: Courier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_not_netrc(
+        self, server: ClearmlServer, courier: Courier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
         courier.deliver(point("a", 1.0, 1))
+        assert len(server.of()) == 1
 
     def test_forbidden(self, server: ClearmlServer, courier: Courier) -> None:
         server.fault = Fault("tasks.create", 403)

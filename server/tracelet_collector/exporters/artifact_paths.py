@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import mimetypes
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tracelet_collector.exporters.base import Memory
+from tracelet_collector.exporters.names import memory_key
 
-__all__ = ["MAX_PART", "Owner", "Shelf", "clean_path", "folder_of", "within"]
+__all__ = ["MAX_PART", "Owner", "Shelf", "clean_path", "file_ending", "folder_of", "within"]
 
 MAX_PART: Final = 200  # bytes of a file's or folder's name; file systems take 255, and trackers put drafts beside it
 _MAX_PATH: Final = 1600  # bytes; Linux takes 4096, of which the tracker's folder has some
@@ -19,6 +21,19 @@ _REFUSED: Final = re.compile(r"[#%?\\\x00-\x1f\x7f]")
 _DRIVE: Final = re.compile(r"^([A-Za-z]):")
 _SCHEME: Final = re.compile(r"^(file):", re.IGNORECASE)
 _RESERVED: Final = ".artifact.uploading."
+_ENDINGS: Final[Mapping[str, str]] = {
+    "image/png": "png",
+    "image/gif": "gif",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "application/json": "json",
+    "application/x-npz": "npz",
+    "application/zip": "zip",
+    "audio/wav": "wav",
+    "text/plain": "md",
+    "text/x-protobuf": "pbtxt",
+    "application/octet-stream": "bin",
+}
 
 
 class Owner(enum.IntEnum):
@@ -27,6 +42,12 @@ class Owner(enum.IntEnum):
     FOLDER = 1
     MEDIA = 2
     FILE = 3
+
+
+def file_ending(media_type: str) -> str:
+    """What the name of a file with such content ends with, without the dot."""
+    known = _ENDINGS.get(media_type.partition(";")[0].strip().lower())
+    return known or (mimetypes.guess_extension(media_type) or ".bin").removeprefix(".")
 
 
 def clean_path(path: str) -> str:
@@ -119,7 +140,7 @@ class Shelf:
 
     def _key(self, path: str) -> int:
         raw = self._mark + b"\0path\0" + path.encode()
-        return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
+        return memory_key(raw)
 
 
 def _prefixes(path: str) -> list[str]:

@@ -17,15 +17,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import mimetypes
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, BlobRef, Media
 from tracelet_collector.exporters import clearml_plots as plots
+from tracelet_collector.exporters.artifact_paths import file_ending
 from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Run
 from tracelet_collector.exporters.clearml_events import IMAGE, PLOT, Event, Job, PlannedFile
 from tracelet_collector.exporters.clearml_names import OWN_PREFIX, SeriesBook, artifact_key, file_name, fit_name
+from tracelet_collector.exporters.names import memory_key
 
 __all__ = ["MediaDesk"]
 
@@ -36,19 +37,6 @@ _DRAWN: Final[Mapping[str, Callable[[bytes, str, str], Mapping[str, Any]]]] = {
     "mesh": lambda content, title, series: plots.mesh(content, title),
 }
 _WHOLE: Final = frozenset({"histogram", "pr_curve"})  # of which the plot keeps all
-_ENDINGS: Final[Mapping[str, str]] = {
-    "image/png": "png",
-    "image/gif": "gif",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "application/json": "json",
-    "application/x-npz": "npz",
-    "application/zip": "zip",
-    "audio/wav": "wav",
-    "text/plain": "md",
-    "text/x-protobuf": "pbtxt",
-    "application/octet-stream": "bin",
-}
 _LONGEST_PLOT: Final = 4 * 1024 * 1024  # bytes of what a plot keeps
 _LONGEST_READ: Final = 64 * 1024 * 1024  # bytes of what a plot is made of
 
@@ -122,7 +110,7 @@ class MediaDesk:
         self._artifact(None, f"{OWN_PREFIX}{path}", content, "application/jsonl", 0)
 
     def _add_sample(self, item: Item, media: Media, title: str, series: str, time: int) -> Job:
-        name = f"{file_name(f'{title}_{series}')}_{media.step:08d}.{_ending(media.media_type)}"
+        name = f"{file_name(f'{title}_{series}')}_{media.step:08d}.{file_ending(media.media_type)}"
         folder = "plots" if media.kind == "figure" else "metrics"
         path = f"{folder}/{file_name(title)}/{file_name(series)}/{name}"
         event = Event(None, PLOT if media.kind == "figure" else IMAGE, title, series, media.step, time, {})
@@ -161,12 +149,12 @@ def _identity(media: Media) -> int:
     """A hash of what ClearML tells media apart by: samples, plots and files are different places."""
     place = "sample" if media.kind in _SAMPLES else "plot" if media.kind in (*_DRAWN, "figure") else media.kind
     raw = f"{place}\0{media.name}\0{media.step}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"media").digest(), "little", signed=True)
+    return memory_key(raw, b"media")
 
 
 def _media_key(media: Media, number: int) -> str:
     again = f"_{number}" if number > 1 else ""
-    ending = _ending(media.media_type)
+    ending = file_ending(media.media_type)
     return f"{OWN_PREFIX}{file_name(media.kind)}/{fit_name(media.name)}/step_{media.step}{again}.{ending}"
 
 
@@ -174,11 +162,6 @@ def _artifact_file(key: str) -> str:
     """Where an artifact's file is: in a folder that no other key has."""
     mark = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     return f"artifacts/{mark}/{file_name(key.rpartition('/')[2])}"
-
-
-def _ending(media_type: str) -> str:
-    known = _ENDINGS.get(media_type.partition(";")[0].strip().lower())
-    return known or (mimetypes.guess_extension(media_type) or ".bin").removeprefix(".")
 
 
 def _side(media: Media, name: str) -> float:

@@ -44,6 +44,7 @@ from tracelet_collector.exporters.clearml_events import SCALAR, Changes, Event, 
 from tracelet_collector.exporters.clearml_media import MediaDesk
 from tracelet_collector.exporters.clearml_names import NOT_FINITE, SeriesBook, param_place, tag_word
 from tracelet_collector.exporters.metadata import MetadataBook, fit, json_within
+from tracelet_collector.exporters.names import memory_key
 
 __all__ = ["FLT_MAX", "Plan", "milliseconds"]
 
@@ -290,7 +291,7 @@ def _as_float(value: Any) -> float:
 
 def _identity(label: str, step: int) -> int:
     raw = label.encode("utf-8", "surrogatepass") + struct.pack("<q", step)
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"scalar").digest(), "little", signed=True)
+    return memory_key(raw, b"scalar")
 
 
 def _expected(name: str) -> tuple[str, str]:

@@ -13,34 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mimetypes
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, BlobRef, Media
-from tracelet_collector.exporters.artifact_paths import Owner, Shelf, clean_path, folder_of, within
+from tracelet_collector.exporters.artifact_paths import Owner, Shelf, clean_path, file_ending, folder_of, within
 from tracelet_collector.exporters.base import Item, Memory
-from tracelet_collector.exporters.names import sanitise
+from tracelet_collector.exporters.names import memory_key, sanitise
 
 __all__ = ["IMAGE_KINDS", "PlannedFile", "place", "renamed"]
 
 IMAGE_KINDS: Final = frozenset({"image", "figure"})
 _FOLDERS: Final[Mapping[str, str]] = {"audio": "audio", "mesh": "meshes", "layout": "layouts"}
-_ENDINGS: Final[Mapping[str, str]] = {
-    "image/png": "png",
-    "image/gif": "gif",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "application/json": "json",
-    "application/x-npz": "npz",
-    "application/zip": "zip",
-    "audio/wav": "wav",
-    "text/plain": "md",
-    "text/x-protobuf": "pbtxt",
-    "application/octet-stream": "bin",
-}
 _NAMESPACE: Final = uuid.UUID("8d3f6a52-6a0e-5d0c-9f4e-2f6f0f3b9a11")
 _MAX_KEY: Final = 120  # bytes of an image's name; the rest of it has at most 120
 _MAX_KEY_BIG_STEP: Final = 60
@@ -134,21 +120,16 @@ def _image_paths(file: PlannedFile, media: Media, run: str, number: int) -> tupl
     key = within(file.key.replace("/", "~"), _MAX_KEY if plain else _MAX_KEY_BIG_STEP)
     mark = uuid.uuid5(_NAMESPACE, f"{run}\0{media.kind}\0{file.key}\0{media.step}\0{number}")
     path = f"images/{key}+step+{media.step}+timestamp+{file.timestamp}+{mark}"
-    return f"{path}.{_ending(media.media_type)}", f"{path}+compressed"
+    return f"{path}.{file_ending(media.media_type)}", f"{path}+compressed"
 
 
 def _media_path(key: str, media: Media, number: int) -> str:
     kind = within(sanitise(media.kind, _MAX_KIND).replace("/", "_"), _MAX_KIND)
     again = f"_{number}" if number > 1 else ""
     folder = _FOLDERS.get(media.kind, f"{kind}s")
-    return f"{folder}/{folder_of(key)}/step_{media.step}{again}.{_ending(media.media_type)}"
-
-
-def _ending(media_type: str) -> str:
-    known = _ENDINGS.get(media_type.partition(";")[0].strip().lower())
-    return known or (mimetypes.guess_extension(media_type) or ".bin").removeprefix(".")
+    return f"{folder}/{folder_of(key)}/step_{media.step}{again}.{file_ending(media.media_type)}"
 
 
 def _count_key(run: str, kind: str, key: str, step: int) -> int:
     raw = f"{run}\0media\0{kind}\0{key}\0{step}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
+    return memory_key(raw)

@@ -51,7 +51,7 @@ from tracelet_collector.exporters.base import Dead, Gone, Item, Memory, Run
 from tracelet_collector.exporters.histograms import summary
 from tracelet_collector.exporters.metadata import MetadataBook, fit, json_within
 from tracelet_collector.exporters.mlflow_media import IMAGE_KINDS, PlannedFile
-from tracelet_collector.exporters.names import KeyBook, sanitise
+from tracelet_collector.exporters.names import KeyBook, memory_key, sanitise
 
 __all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Beside", "Plan", "PlannedParam", "PlannedPoint"]
 
@@ -313,9 +313,7 @@ class _Books:
 def _identity(mark: bytes, step: int, value: float) -> int:
     """A hash of what MLflow tells points apart by, except the time: its store knows neither -0.0 nor inf."""
     number = b"" if math.isnan(value) else struct.pack("<d", max(-DBL_MAX, min(DBL_MAX, value)) + 0.0)
-    return int.from_bytes(
-        hashlib.blake2b(mark + struct.pack("<q", step) + number, digest_size=8).digest(), "little", signed=True
-    )
+    return memory_key(mark + struct.pack("<q", step) + number)
 
 
 def _summary(media: Media, run: Run) -> Mapping[str, float]:

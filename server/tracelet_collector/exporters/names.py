@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["KeyBook", "marked", "sanitise"]
+__all__ = ["KeyBook", "marked", "memory_key", "sanitise"]
 
 # What MLflow takes (mlflow.utils.validation): Unicode letters and digits and these marks. Combining marks are no letters.
 _REFUSED: Final = re.compile(r"[^\w.\- :/]")
@@ -39,6 +39,16 @@ def marked(clean: str, name: str, size: int, limit: int) -> str:
     """A key with a hash of the name that it stands for, cut to a length."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{clean[: limit - size - 1]}-{digest[:size]}"
+
+
+def memory_key(raw: bytes, of: bytes = b"") -> int:
+    """What a run's memory keeps something under (`base.Memory`): a hash.
+
+    Args:
+        raw: what it is.
+        of: which kind of things it is one of, at most 16 bytes; two kinds share no key.
+    """
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=of).digest(), "little", signed=True)
 
 
 class KeyBook:

@@ -14,6 +14,7 @@ from typing import Final
 from tracelet.core.metrics import Media, Metric
 from tracelet_collector.exporters.artifact_paths import clean_path, within
 from tracelet_collector.exporters.base import Memory, Run
+from tracelet_collector.exporters.names import memory_key
 
 __all__ = ["PARTS", "PLUGIN_OF", "TagBook", "component", "folder_of_label", "folder_of_run", "mark", "split"]
 
@@ -93,7 +94,7 @@ def split(record: Metric | Media) -> tuple[str, str]:
 def mark(*words: str) -> int:
     """What a run's memory keeps something under."""
     raw = "\0".join(words).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
+    return memory_key(raw)
 
 
 class TagBook:

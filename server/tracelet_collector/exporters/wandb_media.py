@@ -26,7 +26,6 @@ import html
 import io
 import json
 import math
-import mimetypes
 import os
 import shutil
 import struct
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet.core.metrics import Media
-from tracelet_collector.exporters.artifact_paths import clean_path, folder_of, within
+from tracelet_collector.exporters.artifact_paths import clean_path, file_ending, folder_of, within
 
 __all__ = ["RunFile", "artifact_path", "drawn"]
 
@@ -48,18 +47,6 @@ _MAX_BYTES: Final = 64 * 1024 * 1024  # what is read to be drawn; larger content
 # What W&B itself, or another of the run's files, may have.
 _RESERVED: Final = ("media", "tracelet", "artifact", "artifacts", "logs", "code", "tmp")
 _RESERVED_NAMES: Final = ("config.yaml", "output.log", "requirements.txt", "diff.patch", "conda-environment.yaml")
-_ENDINGS: Final[Mapping[str, str]] = {
-    "image/png": "png",
-    "image/gif": "gif",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "application/json": "json",
-    "application/x-npz": "npz",
-    "application/zip": "zip",
-    "audio/wav": "wav",
-    "text/plain": "md",
-    "text/x-protobuf": "pbtxt",
-}
 
 
 @dataclass(slots=True)
@@ -156,7 +143,7 @@ class _Place:
     def raw(self) -> tuple[RunFile, dict[str, Any]]:
         """The content as it is, of whatever kind."""
         kind = within(clean_path(self.media.kind.replace("/", "_")), 60)
-        return self.file(kind, _ending(self.media.media_type), self.content)
+        return self.file(kind, file_ending(self.media.media_type), self.content)
 
     def as_file(self) -> Drawing:
         """A file, and its path in the history."""
@@ -289,8 +276,3 @@ def _parts(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while part := file.read(1024 * 1024):
             yield part
-
-
-def _ending(media_type: str) -> str:
-    known = _ENDINGS.get(media_type.partition(";")[0].strip().lower())
-    return known or (mimetypes.guess_extension(media_type) or ".bin").removeprefix(".")

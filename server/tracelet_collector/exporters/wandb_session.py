@@ -6,6 +6,7 @@ use: `CoreLost`. Rows that wandb-core had and W&B did not get come again, as the
 
 from __future__ import annotations
 
+import abc
 import collections
 import contextlib
 import glob
@@ -99,7 +100,7 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
     return done[0]
 
 
-class Session:
+class Session(abc.ABC):
     """A run that is open in wandb.
 
     Attributes:
@@ -117,9 +118,9 @@ class Session:
         self._wandb = opened
 
     @property
+    @abc.abstractmethod
     def link(self) -> str:
         """Where the run is, for people."""
-        raise NotImplementedError
 
     @property
     def lost(self) -> str:
@@ -160,17 +161,17 @@ class Session:
         if files:
             within(_ANSWER + len(files), "saving files", push)
 
+    @abc.abstractmethod
     def check(self, memory: Memory) -> None:
         """Wait until what was handed over is where it belongs, or near it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish(self, end: str, memory: Memory) -> None:
         """End the run, when all of it is there."""
-        raise NotImplementedError
 
     def abandon(self) -> None:
         """Let go of it as it is."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # whatever it says: what it had is counted by the next session
             within(_GRACE, "finishing", lambda: self._wandb.finish(exit_code=1))
 
     def _finish(self, end: str, memory: Memory) -> None:
