@@ -200,7 +200,7 @@ def stop_logging(wait: str | float | None = None) -> None:
         ConfigurationError: `wait` is none of these.
     """
     seconds = 0.0 if wait is None else checks.seconds(wait)
-    run = active.current()
+    run = active.here()
     if run is None:
         _forget_disabled()
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tracelet.core.labels import WriterPrefix
-from tracelet.core.options import ENV_FILE, ENV_PREFIX, Options, parse, read_environment
+from tracelet.core.options import ENV_FILE, ENV_PREFIX, NESTED, Options, parse, read_environment
 from tracelet.errors import ConfigurationError
 
-__all__ = ["PyTorchSettings", "TraceletSettings"]
+__all__ = ["LightningSettings", "PyTorchSettings", "TraceletSettings"]
 
 _DEFAULTS: Final = Options()
 
@@ -27,8 +27,11 @@ def _setting_or_none(given: Any, info: ValidationInfo) -> Any:
     return None if given is None else parse(str(info.field_name), given)
 
 
-def _pytorch_setting(given: Any, info: ValidationInfo) -> Any:
-    return parse(f"pytorch.{info.field_name}", given)
+def _within(outer: str) -> BeforeValidator:
+    def setting(given: Any, info: ValidationInfo) -> Any:
+        return parse(f"{outer}.{info.field_name}", given)
+
+    return BeforeValidator(setting)
 
 
 _Given = BeforeValidator(_setting)
@@ -44,7 +47,19 @@ class PyTorchSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    patch_tensorboard: Annotated[bool, BeforeValidator(_pytorch_setting)] = _DEFAULTS.pytorch.patch_tensorboard
+    patch_tensorboard: Annotated[bool, _within("pytorch")] = _DEFAULTS.pytorch.patch_tensorboard
+
+
+class LightningSettings(BaseModel):
+    """Settings of `tracelet.frameworks.lightning`, for both of its packages; variables `TRACELET_LIGHTNING__…`.
+
+    Attributes:
+        capture: record what modules log, whatever loggers the Trainer has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capture: Annotated[bool, _within("lightning")] = _DEFAULTS.lightning.capture
 
 
 class TraceletSettings(BaseSettings):
@@ -80,7 +95,13 @@ class TraceletSettings(BaseSettings):
             step of a population optimizer).
         optimizer_status: record all numbers of a population optimizer's `status`.
         optimizer_histogram_every: steps between two histograms of a population; 0 for none.
+        capture_artifacts: files that libraries write and that become artifacts: checkpoints, exports, profiles.
+        provenance: record what the run was: arguments, git commit and changes, packages, command line, host.
+        environment: environment variables that are recorded with it: names, or patterns with `*`.
+        system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
+        console: keep what the script prints as an artifact.
         pytorch: settings of this framework.
+        lightning: settings of this framework.
 
     Raises:
         ConfigurationError: a value makes no sense; the message names it and says what would.
@@ -110,7 +131,13 @@ class TraceletSettings(BaseSettings):
     optimizer_every: Annotated[int | None, _GivenOrNone] = _DEFAULTS.optimizer_every
     optimizer_status: Annotated[bool, _Given] = _DEFAULTS.optimizer_status
     optimizer_histogram_every: Annotated[int, _Given] = _DEFAULTS.optimizer_histogram_every
+    capture_artifacts: Annotated[Set[str], _Given] = frozenset(_DEFAULTS.capture_artifacts)
+    provenance: Annotated[bool, _Given] = _DEFAULTS.provenance
+    environment: Annotated[list[str], _Given] = list(_DEFAULTS.environment)
+    system_every: Annotated[float, _Given] = _DEFAULTS.system_every
+    console: Annotated[bool, _Given] = _DEFAULTS.console
     pytorch: PyTorchSettings = PyTorchSettings()
+    lightning: LightningSettings = LightningSettings()
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields
 
@@ -142,6 +169,10 @@ class TraceletSettings(BaseSettings):
         return (init_settings,)
 
 
+_KINDS: Final[Mapping[str, type[BaseModel]]] = {"pytorch": PyTorchSettings, "lightning": LightningSettings}
+assert _KINDS.keys() == NESTED.keys()
+
+
 def _configuration_error(error: ValidationError) -> ConfigurationError:
     problems = error.errors()
     ours = problems[0].get("ctx", {}).get("error")
@@ -153,7 +184,7 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
 def _sentence(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = PyTorchSettings if name.startswith("pytorch.") else TraceletSettings
+        known = _KINDS.get(name.partition(".")[0], TraceletSettings)
         return f"there is no setting {name!r}; there are: {', '.join(known.model_fields)}"
     ours = problem.get("ctx", {}).get("error")
     return str(ours) if isinstance(ours, ConfigurationError) else f"{name}: {problem['msg']}"

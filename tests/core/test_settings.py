@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tracelet.core import options, targets
-from tracelet.core.options import EXPORTERS, Options, PyTorchOptions
+from tracelet.core.options import EXPORTERS, NESTED, Options
+from tracelet.core.parsers import PARSERS
 from tracelet.core.plan import check_run_id
 from tracelet.errors import ConfigurationError, UnknownBackendError
 from tracelet.settings import PyTorchSettings, TraceletSettings
@@ -41,14 +42,21 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_OPTIMIZER_EVERY": ("10", 10),
     "TRACELET_OPTIMIZER_STATUS": ("on", True),
     "TRACELET_OPTIMIZER_HISTOGRAM_EVERY": ("0", 0),
+    "TRACELET_CAPTURE_ARTIFACTS": ("profiles, checkpoints,", ("checkpoints", "profiles")),
+    "TRACELET_PROVENANCE": ("no", False),
+    "TRACELET_ENVIRONMENT": ("SLURM_*,CUDA_VISIBLE_DEVICES", ("CUDA_VISIBLE_DEVICES", "SLURM_*")),
+    "TRACELET_SYSTEM_EVERY": ("0", 0.0),
+    "TRACELET_CONSOLE": ("1", True),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
+    "TRACELET_LIGHTNING__CAPTURE": ("f", False),
 }
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRACELET_STOP_WAIT", raising=False)  # which other tests need
+    for name in ("TRACELET_STOP_WAIT", "TRACELET_PROVENANCE", "TRACELET_SYSTEM_EVERY"):  # which other tests need
+        monkeypatch.delenv(name, raising=False)
 
 
 def setting(of: Options, variable: str) -> Any:
@@ -63,7 +71,9 @@ def agreed() -> Options:
     light, comfortable = Options.load(), TraceletSettings()
     assert comfortable.options() == light
     assert {name: setting(light, name) for name in VARIABLES} == {
-        name: tuple(value) if isinstance(value := setting(comfortable, name), list) else value  # type: ignore[arg-type]
+        name: tuple(sorted(value) if isinstance(value, frozenset) else value)
+        if isinstance(value := setting(comfortable, name), list | frozenset)  # type: ignore[arg-type]
+        else value
         for name in VARIABLES
     }
     return light
@@ -71,10 +81,14 @@ def agreed() -> Options:
 
 def test_every_setting_is_tried_here() -> None:
     assert set(asdict(Options())) == set(TraceletSettings.model_fields)
-    assert {each.name for each in fields(PyTorchOptions)} == set(PyTorchSettings.model_fields)
-    known = {name.upper().replace(".", "__") for name in options._PARSERS if name != "pytorch"}
+    inner = 0
+    for name, kind in NESTED.items():
+        nested: Any = TraceletSettings.model_fields[name].annotation
+        assert {each.name for each in fields(kind)} == set(nested.model_fields)
+        inner += len(fields(kind))
+    known = {name.upper().replace(".", "__") for name in PARSERS if name not in NESTED}
     assert {f"TRACELET_{name}" for name in known} == set(VARIABLES)
-    assert len(known) == len(fields(Options)) - 1 + len(fields(PyTorchOptions))
+    assert len(known) == len(fields(Options)) - len(NESTED) + inner
 
 
 def test_defaults() -> None:
@@ -108,7 +122,7 @@ def test_the_environment_goes_before_the_file_and_arguments_before_both(monkeypa
 
 def test_names_in_any_case_and_unknown_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("tracelet_project", "lower")
-    monkeypatch.setenv("TRACELET_CONSOLE_CAPTURE", "of a later version")
+    monkeypatch.setenv("TRACELET_TELEPATHY", "of a later version")
     Path(".env").write_text("Tracelet_Writer_Prefix=never\nTRACELET_TYPO=1\nTRACELET_RUN_NAME\n")
     got = agreed()
     assert (got.project, got.writer_prefix, got.run_name) == ("lower", "never", None)
@@ -236,6 +250,13 @@ def test_arguments_of_the_wrong_kind() -> None:
         {"writer_prefix": None},
         {"pytorch": "no"},
         {"pytorch": {"patch_tensorboard": "perhaps"}},
+        {"lightning": {"capture": 2}},
+        {"capture_artifacts": "checkpoints,models"},
+        {"capture_artifacts": 3},
+        {"environment": ["A", ""]},
+        {"system_every": 0.01},
+        {"system_every": True},
+        {"system_every": float("nan")},
     ]
     for given in wrong:
         with pytest.raises(ConfigurationError) as caught:

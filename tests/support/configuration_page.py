@@ -74,7 +74,7 @@ def _attributes(kind: type) -> dict[str, str]:
 
 
 def _shown(name: str, default: Any) -> str:
-    if default is None or default == {}:
+    if default is None or default in ({}, ()):
         return MADE.get(name, "none")
     if isinstance(default, tuple):
         default = ",".join(default)

@@ -1,7 +1,8 @@
 """Which run a point belongs to.
 
 The context's run (`contextvars`), else the process's only run: a plain thread sees no context, and must not lose its points,
-while trials that start runs of their own in threads are kept apart.
+while trials that start runs of their own in threads are kept apart. In a muted context (a library only tries the script out)
+points belong to none.
 """
 
 from __future__ import annotations
@@ -10,15 +11,30 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
 
-__all__ = ["begin", "current", "end", "in_context", "put_back", "running", "set_aside", "superseded"]
+__all__ = [
+    "begin",
+    "current",
+    "end",
+    "here",
+    "in_context",
+    "is_muted",
+    "muted",
+    "put_back",
+    "running",
+    "set_aside",
+    "superseded",
+]
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
+_muted: ContextVar[bool] = ContextVar("tracelet_muted", default=False)
 _running: dict[str, Experiment] = {}
 _tasks: dict[str, weakref.ref[Any]] = {}
 _only: Experiment | None = None
@@ -27,6 +43,11 @@ _changing = threading.RLock()  # a signal handler may start or stop a run in the
 
 def current() -> Experiment | None:
     """The run that a record made here and now belongs to, or None."""
+    return None if _muted.get() else here()
+
+
+def here() -> Experiment | None:
+    """The same, muted or not."""
     run = _context.get()
     if run is not None and run.active:
         return run
@@ -36,7 +57,22 @@ def current() -> Experiment | None:
 def in_context() -> Experiment | None:
     """The run that was started in this very context, while it runs."""
     run = _context.get()
-    return run if run is not None and run.active else None
+    return run if run is not None and run.active and not _muted.get() else None
+
+
+def is_muted() -> bool:
+    """Whether nothing that happens here and now is recorded."""
+    return _muted.get()
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Record nothing of what happens in a block, in this context."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
 
 
 def superseded() -> Experiment | None:

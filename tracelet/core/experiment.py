@@ -23,6 +23,7 @@ from tracelet.core.links import Link, Links
 from tracelet.core.logbook import Logbook
 from tracelet.core.media import MediaLog
 from tracelet.core.metrics import MetaValue, MetricType, RunStatus
+from tracelet.core.occasions import Occasions
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.processing import Processing, Processor
@@ -66,6 +67,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         project: the run's project.
         on_leave: what the end of `with` calls, with the exception that leaves the block.
         began_during: what tells the exception that was being handled when it began; see `tracelet.exits`.
+        occasions: when more may be told about it.
     """
 
     def __init__(self, plan: RunPlan, *, enabled: bool = True) -> None:
@@ -75,6 +77,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         self.project = plan.project
         self.on_leave: Callable[[Experiment, BaseException | None], None] | None = None
         self.began_during = 0
+        self.occasions = Occasions(self)
         self._frameworks: dict[str, Any] = {}
         self._enabled = enabled
         self._stopped = False
@@ -262,6 +265,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
             reason: why, in words.
         """
         if not self._stopped:
+            self.occasions.ending()
             self._finish_artifacts()
             self._stopped, self._status = True, status
         if (recorder := self._recorder) is None:
@@ -326,6 +330,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
             identity.claim(self.plan)
         except OSError as error:
             say(f"run {self.name} ({self.id}) cannot be found again by its id: {error}")
+        self.occasions.begun()
         return mine
 
     def _carry(self, spool: SpoolWriter) -> None:
@@ -367,6 +372,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         self._processing = None
         self._forked = True
         self._owner = False
+        self.occasions.forget()
         if recorder is not None:
             recorder.spool.abandon_after_fork()
 

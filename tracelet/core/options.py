@@ -6,159 +6,32 @@ pydantic's comforts; both parse here.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from tracelet.core.labels import WriterPrefix
-from tracelet.core.plan import check_run_id
-from tracelet.errors import ConfigurationError, UnknownBackendError
-from tracelet.spoolfile.slots import SEGMENT_SIZE
+from tracelet.core.parsers import EXPORTERS, PARSERS
+from tracelet.errors import ConfigurationError
 
-__all__ = ["ENV_FILE", "ENV_PREFIX", "EXPORTERS", "Options", "PyTorchOptions", "parse", "read_environment", "variable"]
+__all__ = [
+    "ENV_FILE",
+    "ENV_PREFIX",
+    "EXPORTERS",
+    "NESTED",
+    "LightningOptions",
+    "Options",
+    "PyTorchOptions",
+    "parse",
+    "read_environment",
+    "variable",
+]
 
 ENV_PREFIX: Final = "TRACELET_"
 ENV_FILE: Final = ".env"
-EXPORTERS: Final = ("mlflow", "clearml", "tensorboard", "wandb")
-_NESTED: Final = "__"
-_LONGEST_NOTES: Final = 8000  # what MLflow takes
-
-
-# Each makes a setting's value out of what was given; the message of its ValueError says what would be right.
-
-
-def _text(given: Any) -> str:
-    if isinstance(given, str) and given.strip().isprintable() and (text := given.strip()):
-        return text
-    raise ValueError("a line of text")
-
-
-def _flag(given: Any) -> bool:
-    word = str(given).strip().lower()
-    if word in ("1", "true", "yes", "on", "t", "y"):
-        return True
-    if word in ("0", "false", "no", "off", "f", "n"):
-        return False
-    raise ValueError("true or false")
-
-
-def _seconds(given: Any) -> float:
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if isinstance(given, bool) or not 0 < seconds <= 86_400 * 365:
-        raise ValueError("a number of seconds above 0")
-    return seconds
-
-
-def _spool_bytes(given: Any) -> int:
-    try:
-        size = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else 0
-    except ValueError:
-        size = 0
-    if size < SEGMENT_SIZE:
-        raise ValueError(f"a whole number of bytes, at least {SEGMENT_SIZE}")
-    return size
-
-
-def _days(given: Any) -> float:
-    try:
-        days = 0.0 if _is_none(given) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        days = math.nan
-    if isinstance(given, bool) or not 0 <= days <= 365_000:
-        raise ValueError("a number of days, or none for ever")
-    return days
-
-
-def _bytes(given: Any) -> int:
-    try:
-        size = 0 if _is_none(given) else int(given) if isinstance(given, int | str) else -1
-    except ValueError:
-        size = -1
-    if isinstance(given, bool) or not 0 <= size < 2**63:
-        raise ValueError("a whole number of bytes, or none for no limit")
-    return size
-
-
-def _is_none(given: Any) -> bool:
-    return isinstance(given, str) and given.strip().lower() == "none"
-
-
-def _steps(given: Any) -> int:
-    try:
-        steps = int(given) if isinstance(given, int | str) and not isinstance(given, bool) else -1
-    except ValueError:
-        steps = -1
-    if steps < 0:
-        raise ValueError("a whole number of steps, 0 for never")
-    return steps
-
-
-def _path(given: Any) -> Path:
-    text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ValueError("a directory")
-    return Path(text.strip()).expanduser().absolute()
-
-
-def _one_of(*words: str) -> Callable[[Any], str]:
-    def parsed(given: Any) -> str:
-        word = given.strip().lower() if isinstance(given, str) else ""
-        if word not in words:
-            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
-        return word
-
-    return parsed
-
-
-def _backends(given: Any) -> tuple[str, ...]:
-    words = given.split(",") if isinstance(given, str) else given
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        raise ValueError('a name, several as "a,b", or a list of names')
-    names = [word.strip().lower() for word in words if word.strip()]
-    if not names:
-        raise ValueError(f"at least one of: {', '.join(EXPORTERS)}")
-    for name in names:
-        if name not in EXPORTERS:
-            raise UnknownBackendError(name, EXPORTERS)
-    return tuple(dict.fromkeys(names))
-
-
-def _notes(given: Any) -> str:
-    if isinstance(given, str) and len(given) <= _LONGEST_NOTES:
-        return _without_surrogates(given)
-    raise ValueError(f"a text of at most {_LONGEST_NOTES} characters")
-
-
-def _tags(given: Any) -> dict[str, str]:
-    if isinstance(given, str):
-        pairs = [word.partition("=") for word in given.split(",") if word.strip()]
-        given = {name: value if is_pair else "true" for name, is_pair, value in pairs}
-    elif not isinstance(given, Mapping):
-        words = list(given) if isinstance(given, Iterable) else [""]
-        given = dict.fromkeys((word if isinstance(word, str) else "" for word in words), "true")
-    names = [name.strip() if isinstance(name, str) else "" for name in given]
-    if not all(name and name.isprintable() for name in names):
-        raise ValueError('a mapping, words, or "a=1,b"')
-    return {name: _without_surrogates(str(value)).strip() for name, value in zip(names, given.values(), strict=True)}
-
-
-def _without_surrogates(text: str) -> str:
-    # A variable or an argument may have bytes that are no UTF-8; the wire takes no such text.
-    return text.encode(errors="replace").decode()
-
-
-def _run_id(given: Any) -> str:
-    return check_run_id(getattr(given, "id", given))
-
-
-def _nested(given: Any) -> Any:
-    raise ValueError("its settings one by one (TRACELET_PYTORCH__PATCH_TENSORBOARD=false)")
+_BETWEEN: Final = "__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +43,21 @@ class PyTorchOptions:
     """
 
     patch_tensorboard: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LightningOptions:
+    """Settings of `tracelet.frameworks.lightning`, for both of its packages.
+
+    Attributes:
+        capture: record what modules log, whatever loggers the Trainer has.
+    """
+
+    capture: bool = True
+
+
+# Settings of frameworks, each with settings of its own.
+NESTED: Final[Mapping[str, type]] = {"pytorch": PyTorchOptions, "lightning": LightningOptions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +87,13 @@ class Options:
         optimizer_every: steps between two records of an optimizer; None for each one's own rhythm, 0 for none.
         optimizer_status: record all numbers of a population optimizer's status.
         optimizer_histogram_every: steps between two histograms of a population; 0 for none.
+        capture_artifacts: files that libraries write and that become artifacts: checkpoints, exports, profiles.
+        provenance: record what the run was: arguments, git commit and changes, packages, command line, host.
+        environment: environment variables that are recorded with it: names, or patterns with `*`.
+        system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
+        console: keep what the script prints as an artifact.
         pytorch: settings of this framework.
+        lightning: settings of this framework.
     """
 
     home: Path | None = None
@@ -224,11 +118,26 @@ class Options:
     optimizer_every: int | None = None
     optimizer_status: bool = False
     optimizer_histogram_every: int = 100
+    capture_artifacts: tuple[str, ...] = ()
+    provenance: bool = True
+    environment: tuple[str, ...] = ()
+    system_every: float = 10.0
+    console: bool = False
     pytorch: PyTorchOptions = PyTorchOptions()
+    lightning: LightningOptions = LightningOptions()
 
     def without_capture(self) -> Options:
         """The same for a run that records nothing: no library is listened to."""
-        return replace(self, pytorch=PyTorchOptions(patch_tensorboard=False), optimizer_every=0)
+        return replace(
+            self,
+            optimizer_every=0,
+            capture_artifacts=(),
+            provenance=False,
+            system_every=0.0,
+            console=False,
+            pytorch=PyTorchOptions(patch_tensorboard=False),
+            lightning=LightningOptions(capture=False),
+        )
 
     @staticmethod
     def load() -> Options:
@@ -254,42 +163,14 @@ class Options:
         for name, value in arguments.items():
             if value is None:
                 continue
-            if name == "pytorch" and isinstance(value, Mapping):
+            if name in NESTED and isinstance(value, Mapping):
                 nested = {inner: parse(f"{name}.{inner}", each) for inner, each in value.items() if each is not None}
-                changes[name] = replace(self.pytorch, **nested)
+                changes[name] = replace(getattr(self, name), **nested)
             elif name == "tags":
                 changes[name] = {**self.tags, **parse(name, value)}
             else:
                 changes[name] = parse(name, value)
         return replace(self, **changes)
-
-
-_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "home": _path,
-    "project": _text,
-    "run_name": _text,
-    "backend": _backends,
-    "disabled": _flag,
-    "writer_prefix": _one_of("auto", "always", "never"),
-    "spool_cap_bytes": _spool_bytes,
-    "flush_interval": _seconds,
-    "collector_idle": _seconds,
-    "retention_days": _days,
-    "retention_bytes": _bytes,
-    "stop_timeout": _seconds,
-    "stop_wait": _one_of("auto", "durable", "delivered"),
-    "ranks": _one_of("first", "all"),
-    "child_runs": _one_of("join", "new"),
-    "parent": _run_id,
-    "group": _text,
-    "tags": _tags,
-    "notes": _notes,
-    "optimizer_every": _steps,
-    "optimizer_status": _flag,
-    "optimizer_histogram_every": _steps,
-    "pytorch": _nested,
-    "pytorch.patch_tensorboard": _flag,
-}
 
 
 def parse(name: str, given: Any, source: str | None = None) -> Any:
@@ -305,10 +186,10 @@ def parse(name: str, given: Any, source: str | None = None) -> Any:
         TypeError: there is no such setting.
     """
     source = source or name
-    if name not in _PARSERS:
-        raise TypeError(f"there is no setting {name!r}; there are: {', '.join(_PARSERS)}")
+    if name not in PARSERS:
+        raise TypeError(f"there is no setting {name!r}; there are: {', '.join(PARSERS)}")
     try:
-        return _PARSERS[name](given)
+        return PARSERS[name](given)
     except ConfigurationError as error:
         error.args = (f"{source}={given!r}: {error}",)
         raise
@@ -336,8 +217,8 @@ def read_environment(env_file: str | os.PathLike[str] | None) -> dict[str, Any]:
         for variable, value in variables.items():
             if not value or not variable.upper().startswith(ENV_PREFIX):
                 continue
-            name = variable[len(ENV_PREFIX) :].lower().replace(_NESTED, ".")
-            if name in _PARSERS and name not in found:
+            name = variable[len(ENV_PREFIX) :].lower().replace(_BETWEEN, ".")
+            if name in PARSERS and name not in found:
                 found[name] = parse(name, value, variable + suffix)
     settings: dict[str, Any] = {}
     for name, value in found.items():

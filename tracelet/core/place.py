@@ -104,7 +104,7 @@ def as_owned(plan: RunPlan) -> RunPlan | None:
 
 
 def _above() -> str:
-    run = active.current()
+    run = active.here()
     if run is not None and run.active and came_by_fork(run.id):
         return run.id
     return run_above()

@@ -36,7 +36,7 @@ class Framework(ABC):
         identifier: its key in the run's frameworks.
         module: the module whose import makes the patches possible.
         package: the top module, whose version counts.
-        since: the oldest version that this was made for.
+        since: the oldest version that this was made for; an older one is left alone.
         settings: the name of its settings; empty when that is its identifier.
         tracking: calls are recorded for the run.
     """
@@ -161,5 +161,8 @@ class Framework(ABC):
         found = re.match(r"\d+(\.\d+)*", version)
         if found is not None and tuple(int(part) for part in found[0].split(".")) < cls.since:
             oldest = ".".join(str(part) for part in cls.since)
-            say(f"{cls.package} {version} is older than {oldest}, the oldest that tracelet is made for")
+            say(
+                f"{cls.package} {version} is older than {oldest}, the oldest that tracelet is made for: it is not recorded"
+            )
+            return
         cls.patch(module)

@@ -1,8 +1,9 @@
-"""Wraps methods of other people's classes in place, and takes the wrapping off again.
+"""Wraps methods of other people's classes in place, and takes the wrapping off again; functions of modules likewise.
 
-On the class, never by replacing a class or a module's name: so names that were imported earlier and objects that were made
-earlier are reached. A method is wrapped once, however often installing is asked for. Another tool may wrap on top of us: then
-taking ours off would take theirs off too, so ours stays, switched off, and is switched on again by the next install.
+On the class, never by replacing a class: so names that were imported earlier and objects that were made earlier are reached. (A
+function is reached only by those who look it up in its module: choose one that the library itself calls.) A method is wrapped
+once, however often installing is asked for. Another tool may wrap on top of us: then taking ours off would take theirs off too,
+so ours stays, switched off, and is switched on again by the next install.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class Switch:
 
 
 class MethodPatch:
-    """One method of a foreign class.
+    """One method of a foreign class, or one function of a foreign module.
 
     Args:
-        owner: the class whose own attribute it is.
+        owner: the class, or module, whose own attribute it is.
         name: the method.
         build: makes the wrapper around a switch; while that is off, the wrapper must only pass the call on.
     """
 
-    def __init__(self, owner: type, name: str, build: Callable[[Switch], Wrapper]) -> None:
+    def __init__(self, owner: type | types.ModuleType, name: str, build: Callable[[Switch], Wrapper]) -> None:
         self._owner = owner
         self._name = name
         self._build = build
@@ -62,7 +63,7 @@ class MethodPatch:
         """Wrap the method, or switch the wrapper on that is still there.
 
         Raises:
-            KeyError: the class has no such method of its own.
+            KeyError: the class has no such method of its own, the module no such function.
         """
         from wrapt import FunctionWrapper
 
