@@ -189,6 +189,40 @@ def test_decisions_are_found_again(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs" / RUN).glob("*.new"))
 
 
+def test_a_resumed_run_goes_on_with_its_writers(tmp_path: Path) -> None:
+    """Their folders have names that nobody chose, and others each time."""
+    first = LabelTable("auto", store(tmp_path))
+    fit = ["/x/logs/version_0", "/x/logs/version_1", "/x/logs/val"]
+    assert names(first, *[(log_dir, "loss") for log_dir in fit], ("", "loss")) == [
+        "loss",
+        "logs/loss",
+        "val/loss",
+        "loss~eea8",
+    ]
+    for numbers in ((2, 3, 4), (5, 6, 7)):
+        again = LabelTable("auto", store(tmp_path), resumed=True)
+        for number in numbers:
+            again.seen(f"/x/logs/version_{number}")  # in the order of their making
+        later = [(f"/x/logs/version_{number}", "loss") for number in reversed(numbers)]
+        # The first time the third one has nothing to go on with.
+        assert names(again, *later) == ["logs_2/loss", "logs/loss", "loss"]
+        assert names(again, ("/x/logs/val", "loss"), ("", "loss"), ("/x/logs/train", "loss")) == [
+            "val/loss",
+            "loss~eea8",
+            "train/loss",
+        ]
+
+
+def test_a_writer_of_a_resumed_run_that_is_written_to_again_is_itself(tmp_path: Path) -> None:
+    first = LabelTable("auto", store(tmp_path))
+    assert names(first, ("/x/version_0", "loss"), ("/x/version_1", "loss")) == ["loss", "x/loss"]
+    again = LabelTable("auto", store(tmp_path), resumed=True)
+    calls = [("/x/version_1", "loss"), ("/x/version_2", "loss"), ("/x/version_0", "loss"), ("/x/version_3", "loss")]
+    assert names(again, *calls[:1], *calls[2:]) == ["x/loss", "loss", "x_2/loss"]
+    beside = LabelTable("auto", store(tmp_path))  # another process of the run
+    assert names(beside, calls[1]) == ["x_3/loss"]
+
+
 def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
     table = LabelTable("auto", store(tmp_path))
     table.seen("/x/train")

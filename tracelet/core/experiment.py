@@ -87,7 +87,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         self._stray = False  # a copy that came from elsewhere and records nothing
         self._writer_id = os.urandom(16).hex()
         self._counters: dict[tuple[str, str], count[int]] = {}
-        self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id) if enabled else None)
+        store = LabelStore(plan.home, plan.run_id) if enabled else None
+        self._labels = LabelTable(plan.prefix, store, plan.resumed and plan.owner)
         self._told_labels: dict[str, None] = {}
         self._links = Links()
         self._status = RunStatus.RUNNING

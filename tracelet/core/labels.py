@@ -6,6 +6,8 @@ A run may have several writers, and they may use the same tags. Their log dirs k
 - A second writer that is known before the first point is written gives labels to all of them; otherwise the first
   writer carries none, and later ones do.
 - What was decided stays: for the run's other processes and when it is resumed too, by a `LabelStore`.
+- A resumed run goes on with its writers: a log dir that differs from an earlier one only in what was generated
+  (`version_1` behind `version_0`) is that writer's, with its label and its names.
 
 Nothing here holds a lock of this process: a signal handler or a `__del__` may log in the middle of any line. Decisions
 are made so that making them twice gives the same, and published by `dict.setdefault`.
@@ -59,9 +61,10 @@ class LabelTable:
     Args:
         policy: `auto` as above, `always` (a single writer has a label too) or `never`.
         store: where decisions are kept for the run's other processes; without one they are this process's alone.
+        resumed: what the store has is of processes before this one, whose writers may go on.
     """
 
-    def __init__(self, policy: WriterPrefix, store: LabelStore | None = None) -> None:
+    def __init__(self, policy: WriterPrefix, store: LabelStore | None = None, resumed: bool = False) -> None:
         self._policy = policy
         self._store = store
         self._seen: dict[str, bool] = {}
@@ -70,16 +73,24 @@ class LabelTable:
         self._bare: dict[str, str] = {}  # the one key says which log dir carries no label, if any
         self._owners: dict[str, tuple[str, str]] = {}  # name -> log dir, tag
         self._contested: dict[str, tuple[str, str]] = {}  # the part of it that others must know
+        self._earlier: dict[
+            str, dict[str, str]
+        ] = {}  # what is not generated of a log dir -> label -> the first log dir
+        self._continued: dict[str, str] = {}  # an earlier log dir -> the one that goes on with it
+        self._origins: dict[str, str] = {}  # the other way
         if store is not None:
             try:
                 self._adopt(store.load())
             except (OSError, ValueError) as error:
                 _not_kept(error)
+        for log_dir, label in self._labels.items() if resumed else ():
+            self._earlier.setdefault(_chosen(log_dir), {}).setdefault(label, log_dir)
 
     def seen(self, log_dir: str) -> None:
         """A SummaryWriter with this log dir exists."""
         if log_dir:
             self._seen.setdefault(normalise(log_dir), True)
+            self._origin(normalise(log_dir))
 
     def label(self, log_dir: str) -> str:
         """The label of a writer, decided when it is asked for first: at the writer's first point.
@@ -110,11 +121,11 @@ class LabelTable:
         log_dir = normalise(log_dir)
         label = self.label(log_dir)
         name = f"{label}/{tag}" if label else tag
-        mine = (log_dir, tag)
+        mine = (self._origin(log_dir), tag)
         owner = self._owners.setdefault(name, mine)
         if owner == mine:
             return name
-        digest = hashlib.sha256(f"{log_dir}\0{tag}".encode("utf-8", "surrogatepass")).hexdigest()
+        digest = hashlib.sha256(f"{mine[0]}\0{tag}".encode("utf-8", "surrogatepass")).hexdigest()
         for length in range(4, len(digest)):
             other = f"{name}~{digest[:length]}"
             if self._owners.setdefault(other, mine) == mine:
@@ -131,11 +142,27 @@ class LabelTable:
     def _decide(self, log_dir: str) -> None:
         if log_dir in self._labels:
             return
-        if self._policy == "never" or (self._policy == "auto" and self._carries_none(log_dir)):
+        if (origin := self._origin(log_dir)) != log_dir:
+            label = self._labels[origin]
+        elif self._policy == "never" or (self._policy == "auto" and self._carries_none(log_dir)):
             label = ""
         else:
             label = self._claim(log_dir)
         self._labels.setdefault(log_dir, label)
+
+    def _origin(self, log_dir: str) -> str:
+        """The log dir of the writer that goes on in this one: the same, but in a run that is resumed."""
+        if not self._earlier or not log_dir:
+            return log_dir
+        if (known := self._origins.get(log_dir)) is not None:
+            return known
+        earlier = self._earlier.get(_chosen(log_dir), {})
+        # One that is written to again is itself; the others go on in the order of their making.
+        may_be = (
+            list(earlier.values()) if log_dir not in self._labels else [earlier.get(self._labels[log_dir], log_dir)]
+        )
+        found = next((each for each in may_be if self._continued.setdefault(each, log_dir) == log_dir), log_dir)
+        return self._origins.setdefault(log_dir, found)
 
     def _carries_none(self, log_dir: str) -> bool:
         alone = not self._labels and len(self._seen) == 1
@@ -172,6 +199,11 @@ class LabelTable:
         for name, owner in saved.names.items():
             self._owners.setdefault(name, owner)
             self._contested.setdefault(name, owner)
+
+
+def _chosen(log_dir: str) -> str:
+    """A log dir without what nobody chose of it."""
+    return "/".join("*" if _GENERATED.fullmatch(part) else part for part in log_dir.split("/"))
 
 
 def _not_kept(error: Exception) -> None:

@@ -1,0 +1,4 @@
+# Handles node failures in multi-node training
+trainer = L.Trainer(
+    plugins=[TorchElasticEnvironment()],
+)

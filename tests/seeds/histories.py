@@ -1,0 +1,71 @@
+"""What libraries keep of what was logged, in their own files: name -> steps and values, in the order of the calls."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.wandb_file import history
+from tracelet.testing import Captured
+
+__all__ = ["Points", "arrived", "in_csv", "in_event_files", "in_mlflow", "in_wandb"]
+
+Points: TypeAlias = dict[str, list[tuple[int, float]]]
+
+
+def arrived(captured: Captured, *beginnings: str, run: Any = None) -> Points:
+    """What arrived under names of the user's, without what tracelet measures; or under names with these beginnings."""
+    found: Points = {}
+    for point in captured.points(run=run):
+        if point.name.startswith(beginnings) if beginnings else not point.name.startswith(("optim/", "system/")):
+            found.setdefault(point.name, []).append((point.step, point.value))
+    return found
+
+
+def in_event_files(folder: Path) -> Points:
+    """Those of TensorBoard's files below a folder: float32, which is what Lightning's values are anyway."""
+    found: Points = {}
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((event.step, event.value) for event in events.Scalars(tag))
+    return found
+
+
+def in_csv(file: Path) -> Points:
+    """Those of a CSVLogger's metrics.csv."""
+    with file.open(newline="") as rows:
+        return _in_rows(csv.DictReader(rows), "step")
+
+
+def in_wandb(file: Path) -> Points:
+    """Those of a WandbLogger's run, by the step that Lightning gave."""
+    step = "trainer/global_step"
+    rows = [row for row in history(file) if step in row]
+    return _in_rows(
+        [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in rows], step
+    )
+
+
+def in_mlflow(database: Path) -> Points:
+    """Those of an MLflow store with one run."""
+    found: Points = {}
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=20)) as db:
+        for name, step, value in db.execute("SELECT key, step, value FROM metrics ORDER BY rowid"):
+            found.setdefault(name, []).append((step, value))
+    return found
+
+
+def _in_rows(rows: Iterable[dict[str, Any]], step: str) -> Points:
+    found: Points = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != step and value != "" and not name.startswith("_"):
+                found.setdefault(name, []).append((int(row[step]), float(value)))
+    return found
