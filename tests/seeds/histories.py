@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.wandb_file import history
+from tests.support.processes import until
+from tests.support.wandb_file import history, records
 from tracelet.testing import Captured
 
 __all__ = ["Points", "arrived", "in_csv", "in_event_files", "in_mlflow", "in_wandb"]
@@ -45,7 +46,8 @@ def in_csv(file: Path) -> Points:
 
 
 def in_wandb(file: Path) -> Points:
-    """Those of a WandbLogger's run, by the step that Lightning gave."""
+    """Those of a WandbLogger's run, by the step that Lightning gave. W&B writes for a moment after the run's end."""
+    until(lambda: any(each.HasField("exit") for each in records(file)), 20, f"the end in {file}")
     step = "trainer/global_step"
     rows = [row for row in history(file) if step in row]
     return _in_rows(
