@@ -1,0 +1,128 @@
+"""Parameters of a Lightning run: hyperparameters, the Trainer's arguments, and what the command line said.
+
+Each is recorded when Lightning would tell its loggers, also when there are none, and once, however many loggers are told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from tracelet.frameworks.lightning_base import LightningBase, Place
+from tracelet.frameworks.patching import after
+
+__all__ = ["command_line", "note_arguments", "places", "record_parameters", "redacted"]
+
+Library = type[LightningBase]
+
+_GIVEN: Final = "_tracelet_given"
+_INTERNAL: Final = ("_class_path", "_instantiator")  # what LightningCLI leaves among hyperparameters
+_FILES: Final = "config"  # that the command line was read from
+_LONGEST: Final = 500
+_NEVER: Final = object()
+
+
+def places(library: Library) -> list[Place]:
+    """Where they are seen."""
+
+    def logged(_: Any, trainer: Any) -> None:
+        if (framework := library.capturing()) is not None:
+            record_parameters(framework, _merged(trainer))
+            record_parameters(framework, trainer.__dict__.get(_GIVEN, {}), ".")
+
+    # Looked up there by the Trainer: where it is defined, nobody would see a wrapper.
+    return [Place(".trainer.trainer", "", "_log_hyperparams", after("recording hyperparameters", logged))]
+
+
+def command_line(library: Library) -> list[Place]:
+    """Where LightningCLI's configuration is seen."""
+
+    def instantiated(cli: Any) -> None:
+        if library.here() is None and not library.explicit:
+            return
+        config = cli.config.get(cli.subcommand, cli.config) if cli.subcommand else cli.config
+        said = {name: value for name, value in _plain(config).items() if name != _FILES}
+        cli.trainer.__dict__[_GIVEN] = said  # with all arguments of the Trainer: its own are not repeated
+
+    return [Place(".cli", "LightningCLI", "instantiate_classes", after("seeing a command line", instantiated))]
+
+
+def note_arguments(trainer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Remember what a Trainer was made of, until it runs."""
+    names = inspect.signature(type(trainer)).parameters if args else ()
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    trainer.__dict__[_GIVEN] = {f"trainer/{name}": _described(value) for name, value in given.items()}
+
+
+def record_parameters(framework: LightningBase, given: Any, separator: str = "/") -> None:
+    """Record parameters that were not recorded before.
+
+    Args:
+        framework: whose run it is.
+        given: a mapping, a namespace or a dataclass; what is in it too.
+        separator: between the names of what is in one another.
+    """
+    said = redacted(dict(_flat(_plain(given), separator)))
+    new = {name: value for name, value in said.items() if framework.told.get(name, _NEVER) != value}
+    if new and framework.experiment is not None:
+        framework.told.update(new)
+        framework.experiment.log_params(new)
+
+
+def redacted(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without secrets: every one that Lightning names passes here."""
+    return params
+
+
+def _merged(trainer: Any) -> dict[str, Any]:
+    """The hyperparameters of module and datamodule, as Lightning merges them for its loggers."""
+    parts = [
+        part for part in (trainer.lightning_module, trainer.datamodule) if getattr(part, "_log_hyperparams", False)
+    ]
+    merged = {name: value for part in parts for name, value in part.hparams_initial.items()}
+    return {name: value for name, value in merged.items() if name not in _INTERNAL}
+
+
+def _plain(given: Any) -> Any:
+    """What has names in it as a mapping; anything else as it is."""
+    if isinstance(given, Mapping):
+        return given
+    if dataclasses.is_dataclass(given) and not isinstance(given, type):
+        return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    # A command line's namespace knows its names with dots, unless it is asked for its inside.
+    return vars(given) if isinstance(given, Namespace) or type(given).__name__ == "Namespace" else given
+
+
+def _flat(given: Any, separator: str, before: str = "") -> Iterator[tuple[str, Any]]:
+    inside = _plain(given)
+    if isinstance(inside, list | tuple) and any(isinstance(_plain(each), Mapping) for each in inside):
+        inside = dict(enumerate(inside))
+    if isinstance(inside, Mapping):
+        for name, value in inside.items():
+            yield from _flat(value, separator, f"{before}{separator}{name}" if before else str(name))
+    elif before and inside is not None:
+        yield before, _described(inside)
+
+
+def _described(value: Any) -> Any:
+    """A value as a parameter: what is no plain value by its class, or its own words."""
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, list | tuple | set) and not value:
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_described(each)) for each in value)
+    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if type(value).__str__ is object.__str__ or callable(value) or hasattr(value, "state_dict"):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    return str(value)[:_LONGEST]
