@@ -28,7 +28,7 @@ def _early_stopping(library: Library) -> Callable[[Switch], Wrapper]:
         def wrapper(
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         ) -> Any:
-            trainer = args[0] if args else kwargs.get("trainer")
+            trainer: Any = args[0] if args else kwargs.get("trainer")
             before = getattr(trainer, "should_stop", None)
             result = wrapped(*args, **kwargs)
             try:

@@ -141,6 +141,7 @@ def table_of(columns: Sequence[Any] | None, data: Iterable[Sequence[Any]] | None
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, Mapping) or type(value).__str__ is object.__str__:
-        value = type(value).__name__ if not isinstance(value, Mapping) else dict(value)
+    kind: Any = type(value)
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        value = kind.__name__  # an image, say
     return " ".join(str(value).replace("|", "\\|").split())

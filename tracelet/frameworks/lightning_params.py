@@ -117,12 +117,12 @@ def _described(value: Any) -> Any:
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if value is None or isinstance(value, list | tuple | set) and not value:
+    if value is None or (isinstance(value, list | tuple | set) and not value):
         return str(value)
     if isinstance(value, list | tuple):
         return ", ".join(str(_described(each)) for each in value)
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    if type(value).__str__ is object.__str__ or callable(value) or hasattr(value, "state_dict"):
-        return f"{type(value).__module__}.{type(value).__qualname__}"
+    named: Any = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
+    wordless = named.__str__ is object.__str__ and named.__repr__ is object.__repr__
+    if named is value or wordless or callable(value) or hasattr(value, "state_dict"):
+        return f"{named.__module__}.{named.__qualname__}"
     return str(value)[:_LONGEST]

@@ -10,6 +10,7 @@ same name, step and value given to another logger than before is the same value:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple
@@ -98,7 +99,7 @@ class Recent:
 
 
 def _same(one: float, other: float) -> bool:
-    return one == other or (one != one and other != other)
+    return one == other or (math.isnan(one) and math.isnan(other))
 
 
 _scope: Final[ContextVar[Scope | None]] = ContextVar("tracelet_scope", default=None)

@@ -1,4 +1,4 @@
-"""Lightning under its older name, `pytorch_lightning`: a package of its own, with classes of its own, and all the rest as there.
+"""Lightning under its older name, `pytorch_lightning`: a package of its own, whose classes are others.
 
 `TraceletLogger` is in here too, for who would rather name a logger than be listened to. It is made when it is asked for:
 importing this file does not import Lightning.
