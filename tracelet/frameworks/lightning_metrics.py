@@ -36,7 +36,6 @@ OWN: Final = "tracelet_logger"  # an attribute of our own loggers
 
 def places(library: Library) -> list[Place]:
     """Where values are seen."""
-
     return [Place(_CONNECTOR, "_LoggerConnector", "log_metrics", _connector(library))]
 
 

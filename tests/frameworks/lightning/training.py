@@ -143,5 +143,8 @@ def csv_rows(file: Path) -> Given:
     names, *lines = file.read_text().splitlines()
     rows = [dict(zip(names.split(","), line.split(","), strict=True)) for line in lines]
     return [
-        (name, float(value), int(row["step"])) for row in rows for name, value in row.items() if value and name != "step"
+        (name, float(value), int(row["step"]))
+        for row in rows
+        for name, value in row.items()
+        if value and name != "step"
     ]
