@@ -43,12 +43,15 @@ def test_what_an_exception_makes_of_a_run(error: BaseException, expected: tuple[
 
 
 def test_a_code_that_is_given_while_interrupted() -> None:
+    def leave(code: int) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(code)
+
     for code, expected in ((1, (KILLED, "KeyboardInterrupt")), (0, (FINISHED, ""))):
         with pytest.raises(SystemExit) as left:
-            try:
-                raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                sys.exit(code)
+            leave(code)
         assert exits.of_exception(left.value) == expected
 
 

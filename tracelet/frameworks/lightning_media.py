@@ -1,7 +1,7 @@
 """What `WandbLogger` is given that is no number: images, sounds, videos, texts and tables.
 
-(What TensorBoard's `experiment` is given arrives as from any SummaryWriter.) Content is made of the arguments once W&B has taken
-them, so nothing is recorded of what it refuses.
+Content is made of the arguments once W&B has taken them, so nothing is recorded of what it refuses. (What TensorBoard's
+`experiment` is given arrives as from any SummaryWriter.)
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def places(library: Library) -> list[Place]:
     def logged(_: Any, trainer: Any) -> None:
         if (framework := library.capturing()) is not None:
             record_parameters(framework, _merged(trainer))
-            record_parameters(framework, trainer.__dict__.get(_GIVEN, {}), ".")
+            record_parameters(framework, trainer.__dict__.get(_GIVEN, {}))
 
     # Looked up there by the Trainer: where it is defined, nobody would see a wrapper.
     return [Place(".trainer.trainer", "", "_log_hyperparams", after("recording hyperparameters", logged))]
@@ -47,7 +47,8 @@ def command_line(library: Library) -> list[Place]:
             return
         config = cli.config.get(cli.subcommand, cli.config) if cli.subcommand else cli.config
         said = {name: value for name, value in _plain(config).items() if name != _FILES}
-        cli.trainer.__dict__[_GIVEN] = said  # with all arguments of the Trainer: its own are not repeated
+        # With all arguments of the Trainer: its own are not repeated. None is what nobody has said.
+        cli.trainer.__dict__[_GIVEN] = {n: value for n, value in _flat(said, ".") if value != str(None)}
 
     return [Place(".cli", "LightningCLI", "instantiate_classes", after("seeing a command line", instantiated))]
 
@@ -56,19 +57,19 @@ def note_arguments(trainer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
     """Remember what a Trainer was made of, until it runs."""
     names = inspect.signature(type(trainer)).parameters if args else ()
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    trainer.__dict__[_GIVEN] = {f"trainer/{name}": _described(value) for name, value in given.items()}
+    said = {f"trainer/{name}": _described(value) for name, value in given.items() if value is not None}
+    trainer.__dict__[_GIVEN] = said
 
 
-def record_parameters(framework: LightningBase, given: Any, separator: str = "/") -> None:
-    """Record parameters that were not recorded before.
+def record_parameters(framework: LightningBase, given: Any) -> None:
+    """Record parameters that were not recorded before, with `/` between the names of what is in one another.
 
     Args:
         framework: whose run it is.
         given: a mapping, a namespace or a dataclass; what is in it too.
-        separator: between the names of what is in one another.
     """
-    said = redacted(dict(_flat(_plain(given), separator)))
-    new = {name: value for name, value in said.items() if framework.told.get(name, _NEVER) != value}
+    said = redacted(dict(_flat(given, "/")))
+    new = {n: value for n, value in said.items() if n not in _INTERNAL and framework.told.get(n, _NEVER) != value}
     if new and framework.experiment is not None:
         framework.told.update(new)
         framework.experiment.log_params(new)
@@ -84,8 +85,7 @@ def _merged(trainer: Any) -> dict[str, Any]:
     parts = [
         part for part in (trainer.lightning_module, trainer.datamodule) if getattr(part, "_log_hyperparams", False)
     ]
-    merged = {name: value for part in parts for name, value in part.hparams_initial.items()}
-    return {name: value for name, value in merged.items() if name not in _INTERNAL}
+    return {name: value for part in parts for name, value in part.hparams_initial.items()}
 
 
 def _plain(given: Any) -> Any:
@@ -105,7 +105,7 @@ def _flat(given: Any, separator: str, before: str = "") -> Iterator[tuple[str, A
     if isinstance(inside, Mapping):
         for name, value in inside.items():
             yield from _flat(value, separator, f"{before}{separator}{name}" if before else str(name))
-    elif before and inside is not None:
+    elif before:
         yield before, _described(inside)
 
 
@@ -121,6 +121,8 @@ def _described(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return ", ".join(str(_described(each)) for each in value)
+    if hasattr(value, "item") and (value.numel() if hasattr(value, "numel") else getattr(value, "size", 0)) == 1:
+        return value.item()
     named: Any = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
     wordless = named.__str__ is object.__str__ and named.__repr__ is object.__repr__
     if named is value or wordless or callable(value) or hasattr(value, "state_dict"):

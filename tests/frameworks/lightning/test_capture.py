@@ -141,10 +141,8 @@ def test_an_old_version_is_said_once_and_left_alone(
     with runs.running(home, optimizer_every=0):
         fit(package, logger=False)
     assert not points(home)
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracelet:")]
-    assert said == [
-        f"tracelet: {framework(package).package} 2.1.4 is older than 2.2, the oldest that tracelet is made for: it is not recorded"
-    ]
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracelet:")]
+    assert said.startswith(f"tracelet: {framework(package).package} 2.1.4 is older than 2.2, the oldest")
 
 
 def test_a_place_that_is_gone_costs_a_line(

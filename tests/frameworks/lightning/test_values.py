@@ -69,31 +69,6 @@ def test_loggers_have_what_they_have_without_us(package: ModuleType, cap: testin
     assert len(cap.points()) == len(given(package))
 
 
-# What Trainers do, with what makes a difference to steps and values.
-DEEDS: Mapping[str, Callable[[ModuleType, Any], None]] = {
-    "a logger every third step": lambda p, logger: trainer(p, logger=logger, log_every_n_steps=3).fit(
-        module(p), data()
-    ),
-    "two dataloaders": lambda p, logger: trainer(p, logger=logger).fit(module(p), data(), [data(8), data(12)]),
-    "validation in the middle": lambda p, logger: trainer(p, logger=logger, val_check_interval=0.5).fit(
-        module(p), data(), data(8)
-    ),
-    "a sanity check": lambda p, logger: trainer(p, logger=logger, num_sanity_val_steps=2).fit(
-        module(p), data(), data(8)
-    ),
-    "accumulated gradients": lambda p, logger: trainer(p, logger=logger, accumulate_grad_batches=3).fit(
-        module(p), data()
-    ),
-    "overfitting": lambda p, logger: trainer(p, logger=logger, overfit_batches=1).fit(module(p), data()),
-    "validation alone": lambda p, logger: trainer(p, logger=logger).validate(module(p), data(), verbose=False),
-    "a prediction": lambda p, logger: trainer(p, logger=logger).predict(module(p), data()),
-    "two fits": lambda p, logger: _twice(p, logger),
-    "steps of its own": lambda p, logger: trainer(p, logger=logger).fit(_backwards(p), data()),
-    "not finite": lambda p, logger: trainer(p, logger=logger).fit(_not_finite(p), data()),
-    "two optimizers": lambda p, logger: trainer(p, logger=logger).fit(_adversaries(p), data()),
-}
-
-
 def _twice(package: ModuleType, logger: Any) -> None:
     made, ran = module(package), trainer(package, logger=logger)
     ran.fit(made, data())
@@ -147,6 +122,31 @@ def _adversaries(package: ModuleType) -> Any:
                     self.log(name, loss, on_step=True, on_epoch=True)
 
     return Adversaries()
+
+
+# What Trainers do, with what makes a difference to steps and values.
+DEEDS: Mapping[str, Callable[[ModuleType, Any], None]] = {
+    "a logger every third step": lambda p, logger: trainer(p, logger=logger, log_every_n_steps=3).fit(
+        module(p), data()
+    ),
+    "two dataloaders": lambda p, logger: trainer(p, logger=logger).fit(module(p), data(), [data(8), data(12)]),
+    "validation in the middle": lambda p, logger: trainer(p, logger=logger, val_check_interval=0.5).fit(
+        module(p), data(), data(8)
+    ),
+    "a sanity check": lambda p, logger: trainer(p, logger=logger, num_sanity_val_steps=2).fit(
+        module(p), data(), data(8)
+    ),
+    "accumulated gradients": lambda p, logger: trainer(p, logger=logger, accumulate_grad_batches=3).fit(
+        module(p), data()
+    ),
+    "overfitting": lambda p, logger: trainer(p, logger=logger, overfit_batches=1).fit(module(p), data()),
+    "validation alone": lambda p, logger: trainer(p, logger=logger).validate(module(p), data(), verbose=False),
+    "a prediction": lambda p, logger: trainer(p, logger=logger).predict(module(p), data()),
+    "two fits": _twice,
+    "steps of its own": lambda p, logger: trainer(p, logger=logger).fit(_backwards(p), data()),
+    "not finite": lambda p, logger: trainer(p, logger=logger).fit(_not_finite(p), data()),
+    "two optimizers": lambda p, logger: trainer(p, logger=logger).fit(_adversaries(p), data()),
+}
 
 
 def same(some: Given, others: Given) -> bool:
