@@ -1,16 +1,16 @@
 """What `WandbLogger` is given that is no number: images, sounds, videos, texts and tables.
 
-Content is made of the arguments once W&B has taken them, so nothing is recorded of what it refuses. (What TensorBoard's
-`experiment` is given arrives as from any SummaryWriter.)
+Content is made before W&B takes it, which moves files, and recorded when it has: nothing is recorded of what it refuses. (What
+TensorBoard's `experiment` is given arrives as from any SummaryWriter.)
 """
 
 from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tracelet.core import contents
 from tracelet.core.contents import Content, Missing
@@ -18,8 +18,8 @@ from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.values import as_step
 from tracelet.frameworks.lightning_base import LightningBase, Place
 from tracelet.frameworks.lightning_metrics import log_dir_beside
-from tracelet.frameworks.patching import after
-from tracelet.guard import say
+from tracelet.frameworks.patching import Switch, Wrapper
+from tracelet.guard import say, swallow
 
 __all__ = ["audio_of", "image_of", "places", "table_of", "video_of"]
 
@@ -31,36 +31,71 @@ _FPS: Final = 4  # W&B's own
 
 def places(library: Library) -> list[Place]:
     """Where it is seen."""
-
-    def of(method: str, kind: MetricType, make: Callable[..., Iterable[Content]]) -> Place:
-        def record(logger: Any, key: str, *args: Any, step: Any = None, **kwargs: Any) -> None:
-            if (framework := library.capturing()) is None or framework.experiment is None:
-                return
-            at = _STEP_AT[method]
-            step, args = (args[at], args[:at]) if len(args) > at else (step, args)
-            made = _made(kind, key, lambda: list(make(*args, **kwargs)))
-            iteration = None if step is None else as_step(step)
-            for number, content in enumerate(made):
-                name = f"{key}/{number}" if len(made) > 1 else str(key)
-                folder = log_dir_beside(framework, logger)
-                framework.experiment.record_media(name, kind, content, iteration, None, folder)
-
-        return Place(".loggers.wandb", "WandbLogger", method, after(f"recording WandbLogger.{method}", record))
-
+    methods: dict[str, tuple[MetricType, Callable[..., Iterable[Content]]]] = {
+        "log_image": (MetricType.IMAGE, _with_captions(image_of)),
+        "log_audio": (MetricType.AUDIO, _with_captions(audio_of, "sample_rate")),
+        "log_video": (MetricType.VIDEO, _with_captions(video_of, "fps")),
+        "log_table": (MetricType.TEXT, _table),  # `log_text` calls it
+    }
     return [
-        of("log_image", MetricType.IMAGE, _with_captions(image_of)),
-        of("log_audio", MetricType.AUDIO, _with_captions(audio_of, "sample_rate")),
-        of("log_video", MetricType.VIDEO, _with_captions(video_of, "fps")),
-        of("log_table", MetricType.TEXT, _table),  # `log_text` calls it
+        Place(".loggers.wandb", "WandbLogger", name, _recording(library, name, kind, make))
+        for name, (kind, make) in methods.items()
     ]
 
 
-_STEP_AT: Final = {"log_image": 1, "log_audio": 1, "log_video": 1, "log_table": 3}  # behind the key
+def _recording(
+    library: Library, method: str, kind: MetricType, make: Callable[..., Iterable[Content]]
+) -> Callable[[Switch], Wrapper]:
+    what, step_at = f"recording WandbLogger.{method}", 3 if method == "log_table" else 1  # behind the key
+
+    def contents_of(key: str = "", *args: Any, step: Any = None, **kwargs: Any) -> _Seen:
+        step, args = (args[step_at], args[:step_at]) if len(args) > step_at else (step, args)
+        return _Seen(str(key), None if step is None else as_step(step), _made(kind, key, lambda: make(*args, **kwargs)))
+
+    def build(switch: Switch) -> Wrapper:
+        def wrapper(
+            wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        ) -> Any:
+            seen: _Seen | Exception | None = None
+            if switch.on:
+                try:
+                    seen = None if library.capturing() is None else contents_of(*args, **kwargs)
+                except Exception as error:
+                    seen = error  # most likely, what W&B is about to refuse
+            result = wrapped(*args, **kwargs)
+            if seen is not None:
+                try:
+                    _record(library, instance, kind, seen)
+                except Exception as error:
+                    swallow(what, error)
+            return result
+
+        return wrapper
+
+    return build
 
 
-def _made(kind: MetricType, key: str, make: Callable[[], list[Content]]) -> list[Content]:
+class _Seen(NamedTuple):
+    key: str
+    step: int | None
+    contents: list[Content]
+
+
+def _record(library: Library, logger: Any, kind: MetricType, seen: _Seen | Exception) -> None:
+    if isinstance(seen, Exception):
+        raise seen
+    framework = library.capturing()
+    if framework is None or (run := framework.experiment) is None:
+        return
+    log_dir = log_dir_beside(framework, logger)
+    for number, content in enumerate(seen.contents):
+        name = f"{seen.key}/{number}" if len(seen.contents) > 1 else seen.key
+        run.record_media(name, kind, content, seen.step, None, log_dir)
+
+
+def _made(kind: MetricType, key: str, make: Callable[[], Iterable[Content]]) -> list[Content]:
     try:
-        return make()
+        return list(make())
     except Missing as missing:
         say(f"{kind.value} {key} is not recorded: {missing}", key=f"{kind.value}: {missing}")
         return []

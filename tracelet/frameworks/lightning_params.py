@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import inspect
 import os
 from argparse import Namespace
@@ -77,7 +78,12 @@ def record_parameters(framework: LightningBase, given: Any) -> None:
 
 def redacted(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters without secrets: every one that Lightning names passes here."""
-    return params
+    try:
+        secrets: Any = importlib.import_module("tracelet.provenance.secrets")
+    except ImportError:
+        return params
+    told: dict[str, Any] = secrets.redacted_params(params)
+    return told
 
 
 def _merged(trainer: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_hyperparameters_of_module_and_datamodule(package: ModuleType, cap: test
         layer=torch.nn.Linear(1, 1),
         colour=Colour.RED,
         nothing=None,
-        one=torch.tensor(2.5),
+        one=torch.tensor([2.5]),
         parts=[{"n": 1}, {"n": 2}],
     )
     expected = {
@@ -184,5 +184,6 @@ def test_the_command_lines_configuration(package: ModuleType, cap: testing.Captu
     assert said["trainer.logger.class_path"] == f"{package.__name__}.loggers.CSVLogger"
     assert said["trainer.logger.init_args.save_dir"] == "csv"
     assert said["trainer.accelerator"] == "cpu"
-    assert said["lr"] == 0.05  # the module's own
-    assert not [name for name in said if name.startswith(("trainer/", "config", "_")) or said[name] == "None"]
+    assert (said["lr"], said["hidden"]) == (0.05, "None")  # the module's own
+    assert not [name for name in said if name.startswith(("trainer/", "config", "_"))]
+    assert not [name for name in said if "." in name and said[name] == "None"]

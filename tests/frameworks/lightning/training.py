@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tracelet.core import active
+
 __all__ = ["PACKAGES", "QUIET", "csv_rows", "data", "events", "fit", "given", "module", "trainer"]
 
 PACKAGES: Mapping[str, ModuleType] = {"lightning": lightning.pytorch, "pytorch_lightning": pytorch_lightning}
@@ -125,7 +127,8 @@ def keeping(package: ModuleType) -> Any:
 def given(package: ModuleType) -> Given:
     """What a logger is given by `fit`, where nobody listens."""
     logger = keeping(package)
-    fit(package, logger=logger)
+    with active.muted():
+        fit(package, logger=logger)
     return list(logger.given)
 
 
