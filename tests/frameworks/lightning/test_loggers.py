@@ -15,7 +15,8 @@ import wandb
 
 from tests.frameworks.lightning.training import Given, csv_rows, data, events, fit, given, module_class, trainer
 from tests.support.mlflow_store import MlflowStore
-from tests.support.wandb_file import history
+from tests.support.processes import until
+from tests.support.wandb_file import history, records
 from tracelet import testing
 
 
@@ -39,13 +40,19 @@ def wandb_logger(package: ModuleType) -> Any:
     )
 
 
-def wandb_rows(logger: Any) -> Given:
-    """What is in the file of a logger's run, which ends with that."""
+def rows_of(logger: Any) -> list[dict[str, Any]]:
+    """What a logger's run was told, when all of it is in its file."""
     wandb.finish()
     (file,) = Path("wandb").glob(f"offline-run-*/run-{logger.version}.wandb")
+    until(lambda: any(record.HasField("exit") for record in records(file)), 20, "the end of W&B's run")
+    return history(file)
+
+
+def wandb_rows(logger: Any) -> Given:
+    """What is in the file of a logger's run, which ends with that."""
     return [
         (name, float(value), int(row["trainer/global_step"]))
-        for row in history(file)
+        for row in rows_of(logger)
         for name, value in row.items()
         if not name.startswith("_") and name != "trainer/global_step" and isinstance(value, int | float)
     ]
@@ -120,13 +127,8 @@ def test_media_of_wandbs_logger(package: ModuleType, cap: testing.Captured) -> N
     assert cap.media("sound")[0].metadata == {"sample_rate": 8000, "frames": 100}
     assert cap.media("film")[0].content == b"GIF89a"
     assert not [name for name in cap.names if name in ("one", "three", "sound", "film", "table", "words")]
-    assert {"one", "three", "sound", "film", "table", "words"} <= {name for row in _history(logger) for name in row}
-
-
-def _history(logger: Any) -> list[dict[str, Any]]:
-    wandb.finish()
-    (file,) = Path("wandb").glob(f"offline-run-*/run-{logger.version}.wandb")
-    return [{name.partition(".")[0]: value for name, value in row.items()} for row in history(file)]
+    names = {name.partition(".")[0] for row in rows_of(logger) for name in row}
+    assert {"one", "three", "sound", "film", "table", "words"} <= names
 
 
 def test_what_wandb_refuses_is_not_recorded(package: ModuleType, cap: testing.Captured) -> None:
