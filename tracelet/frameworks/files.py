@@ -111,5 +111,5 @@ _PLACES: Final[tuple[tuple[str, str, str, Any], ...]] = (
     ("exports", "torch.onnx", "export", _onnx),
     ("exports", "torch.onnx:ONNXProgram", "save", _program),
     ("exports", "torch.export", "save", kept.path_in(1, "f")),
-    ("profiles", "torch.profiler:profile", "export_chrome_trace", kept.path_in(0, "path")),
+    ("profiles", "torch.profiler.profiler:_KinetoProfile", "export_chrome_trace", kept.path_in(0, "path")),
 )
