@@ -8,6 +8,7 @@ There is one for each of Lightning's packages, made when it is asked for: of the
 from __future__ import annotations
 
 import importlib
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -25,6 +26,7 @@ from tracelet.interface import start_logging
 
 __all__ = ["TraceletLogger", "logger_of"]
 
+_FOLDER = "tracelet_logs"
 _METRICS = Guard("recording what TraceletLogger is given")
 _PARAMETERS = Guard("recording hyperparameters")
 _CHECKPOINTS = Guard("keeping checkpoints")
@@ -47,7 +49,8 @@ class TraceletLogger:
         tags: tags of the run: a mapping, or words.
         group: what the run is compared with.
         notes: a text about the run, in Markdown.
-        save_dir: where the Trainer's checkpoints go, in a folder of the run's; None for the Trainer's `default_root_dir`.
+        save_dir: where the Trainer's checkpoints go, in a folder of the run's, and LightningCLI's configuration; None for
+            `tracelet_logs/` and the run's id.
         log_model: checkpoints that ModelCheckpoint saves become artifacts, also where `capture_artifacts` does not say so.
     """
 
@@ -108,9 +111,10 @@ class TraceletLogger:
         return given if self._run is None else self._run.id
 
     @property
-    def save_dir(self) -> str | None:
+    def save_dir(self) -> str:
         """Where the Trainer's files go."""
-        return self._save_dir
+        # LightningCLI refuses to overwrite its configuration there: by default each run has a folder of its own.
+        return self._save_dir or os.path.join(_FOLDER, *filter(None, [self.version]))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Record numbers.
