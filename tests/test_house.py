@@ -45,6 +45,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "tracelet.optim": ("tracelet.errors",),
     "tracelet.frameworks": ("tracelet.core", "tracelet.guard", "tracelet.errors"),
+    # A logger that starts a run, as a script does.
+    "tracelet.frameworks.lightning_logger": (
+        "tracelet.frameworks",
+        "tracelet.core",
+        "tracelet.guard",
+        "tracelet.exits",
+        "tracelet.interface",
+        "tracelet.lifetime",
+    ),
     "tracelet_collector": (
         "tracelet.spoolfile",
         "tracelet.proto",
