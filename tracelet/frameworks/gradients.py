@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from tracelet.frameworks.reading import is_plain, is_scalar
+from tracelet.frameworks.reading import is_plain, is_scalar, on_host
 
 __all__ = ["Clip", "Norm", "norm_of", "total_norm"]
 
@@ -17,7 +18,7 @@ class Clip(NamedTuple):
     """Gradients that were clipped.
 
     Attributes:
-        norm: of all of them together, before.
+        norm: of all of them together, before: a number, or a tensor of one element.
         parameters: the identities of what they are of.
         norm_type: the order of the norm.
     """
@@ -31,7 +32,7 @@ class Norm(NamedTuple):
     """The norm of an optimizer's gradients.
 
     Attributes:
-        value: a tensor of one element.
+        value: a number, or a tensor of one element.
         clipped: it is from before a clipping.
         norm_type: its order.
     """
@@ -115,10 +116,14 @@ def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
 
 
 def _together(norms: Sequence[Any], norm_type: float) -> Any:
+    if len(norms) == 1:
+        return norms[0]
+    if norm_type == _EUCLIDEAN and all(not hasattr(norm, "is_cpu") or norm.is_cpu for norm in norms):
+        numbers = [on_host(norm) if hasattr(norm, "is_cpu") else norm for norm in norms]
+        return math.nan if None in numbers else math.sqrt(sum(number * number for number in numbers))
     torch = sys.modules["torch"]
     with torch.no_grad():
-        if len(norms) == 1:
-            return norms[0]
+        norms = [norm if hasattr(norm, "is_cpu") else torch.tensor(norm) for norm in norms]
         device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
         dtype = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
         alike = [norm.detach().reshape(()).to(device=device, dtype=dtype, non_blocking=True) for norm in norms]
@@ -127,7 +132,7 @@ def _together(norms: Sequence[Any], norm_type: float) -> Any:
 
 def clip_of(parameters: Any, norm: Any, norm_type: float) -> Clip | None:
     """What a clipping leaves to a step; None for norms that cannot be read."""
-    if not is_scalar(norm):
+    if not isinstance(norm, float) and not is_scalar(norm):
         return None
     each = [parameters] if hasattr(parameters, "grad") else list(parameters)
-    return Clip(norm.detach(), {id(parameter) for parameter in each}, norm_type)
+    return Clip(norm if isinstance(norm, float) else norm.detach(), {id(parameter) for parameter in each}, norm_type)

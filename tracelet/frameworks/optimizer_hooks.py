@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -15,15 +16,19 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core.active import current
 from tracelet.frameworks.gradients import Clip, clip_of, total_norm
 from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper, after
+from tracelet.frameworks.pausing import PausablePatch
 from tracelet.frameworks.scaling import of_scaling, scaled_by
+from tracelet.frameworks.steps import enter, here, leave
 from tracelet.guard import in_a_line, say, swallow
 
 if TYPE_CHECKING:
+    from tracelet.frameworks.hearing import Hearing
     from tracelet.frameworks.optimizers import OptimizersFramework
 
 __all__ = ["Hooks", "listening"]
 
 _KEY: Final = "optimizers"
+_ALWAYS: Final = ("__init__", "step")  # the others only while somebody listens
 
 
 def _never() -> bool:
@@ -46,8 +51,20 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
     if _is_tracing():
         return None
     try:
-        if (framework := listening()) is not None:
-            return framework.begins(optimizer, sys._getframe(1), args, kwargs)
+        # As `listening` does it; every call counts here.
+        if (run := current()) is None or (framework := run._frameworks.get(_KEY)) is None or not framework.tracking:
+            return None
+        kept = framework.kept.get(id(optimizer))
+        if (kept is None or kept.optimizer() is not optimizer) and (kept := framework.keep(optimizer)) is None:
+            return None
+        stack, frame = here.stack, sys._getframe(1)
+        if here.scaler is not None:
+            here.entered += 1
+        if not stack:
+            stack.append((id(frame), kept))
+        elif not enter(stack, frame, optimizer, kept):
+            return None
+        return kept.begins(optimizer, args, kwargs) if kept.due else None
     except Exception as error:
         swallow("looking at an optimizer's step", error)
     return None
@@ -57,8 +74,15 @@ def _after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
     if _is_tracing():
         return
     try:
-        if (framework := listening()) is not None:
-            framework.ends(optimizer, sys._getframe(1))
+        stack = here.stack
+        if stack:
+            mine = id(sys._getframe(1))
+            if stack[-1][0] == mine:
+                _, kept = stack.pop()
+            else:
+                kept = leave(stack, mine)
+            if kept is not None:
+                kept.ended(optimizer)
     except Exception as error:
         swallow("recording an optimizer's step", error)
 
@@ -118,7 +142,6 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
         else:
             kwargs["parameters"] = parameters
     each = [parameters] if hasattr(parameters, "grad") else parameters
-    here = framework.here
     if each and framework.wants_norm(id(each[0])):
         clip: Clip | None
         if by_value:
@@ -138,9 +161,9 @@ def _total_norm(switch: Switch) -> Wrapper:
         result = wrapped(*args, **kwargs)
         if switch.on and not _is_tracing():
             try:
-                if (framework := listening()) is not None:
+                if listening() is not None:
                     norm_type = args[1] if len(args) > 1 else kwargs.get("norm_type", 2.0)
-                    framework.here.norm_type = result, float(norm_type)
+                    here.norm_type = result, float(norm_type)
             except Exception as error:
                 swallow("reading the norm of gradients", error)
         return result
@@ -153,9 +176,8 @@ def _scale(switch: Switch) -> Wrapper:
         result = wrapped(*args, **kwargs)
         if switch.on and not _is_tracing():
             try:
-                if (framework := listening()) is not None:
+                if listening() is not None:
                     outputs = args[0] if args else kwargs["outputs"]
-                    here = framework.here
                     here.scaled = scaled_by(here.scaled, of_scaling(scaler, outputs, result))
             except Exception as error:
                 swallow("reading a scaled loss", error)
@@ -169,7 +191,6 @@ def _scaled_step(switch: Switch) -> Wrapper:
         framework = listening() if switch.on and not _is_tracing() else None
         if framework is None or not getattr(scaler, "_enabled", False):
             return wrapped(*args, **kwargs)
-        here = framework.here
         outer, entered = here.scaler, here.entered
         here.scaler = scaler
         try:
@@ -192,6 +213,7 @@ class Hooks:
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._patches: dict[tuple[str, str], MethodPatch] = {}
+        self._open: weakref.WeakSet[Hearing] = weakref.WeakSet()
 
     def install(self, torch: ModuleType) -> None:
         """Put them on; when they are on, do nothing."""
@@ -211,12 +233,25 @@ class Hooks:
                     if what is None and name not in vars(place):
                         continue
                     kind, _, method = name.rpartition(".")
-                    patch = MethodPatch(getattr(place, kind) if kind else place, method, build)
+                    patch = (MethodPatch if method in _ALWAYS else PausablePatch)(
+                        getattr(place, kind) if kind else place, method, build
+                    )
                     self._patches[owner, name] = patch
                 patch.install()
             except (KeyError, AttributeError, ImportError) as error:
                 self._patches.pop((owner, name), None)
                 say(f"{what} is not recorded: this torch has no place to read it ({in_a_line(error)})")
+        self._pause_or_resume()
+
+    def hearing(self, hearing: Hearing) -> None:
+        """A run wants to hear of losses and clippings, or does not any more: where no run does, nothing is in their way."""
+        (self._open.add if hearing.open else self._open.discard)(hearing)
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        for patch in list(self._patches.values()):
+            if isinstance(patch, PausablePatch):
+                (patch.resume if self._open else patch.pause)()
 
     def uninstall(self) -> None:
         """Take them off; when they are not on, do nothing."""

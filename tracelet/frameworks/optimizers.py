@@ -9,17 +9,18 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet.frameworks import ordinary, populations
 from tracelet.frameworks.backwards import have_changed
 from tracelet.frameworks.base import Framework
+from tracelet.frameworks.hearing import Hearing
 from tracelet.frameworks.optimizer_hooks import Hooks
 from tracelet.frameworks.optimizer_names import ByObject, Names
 from tracelet.frameworks.reading import Reader, is_scalar
 from tracelet.frameworks.scaling import unscaled
-from tracelet.frameworks.steps import Here, enter, is_capturing, leave
+from tracelet.frameworks.steps import Stepping, here, is_capturing
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options
@@ -40,7 +41,7 @@ class OptimizersFramework(Framework):
         histogram_every: steps between two histograms of a population; 0 for none.
 
     Attributes:
-        here: what the calling thread is at.
+        kept: what is kept of each optimizer, by its identity.
     """
 
     identifier: ClassVar[str] = "optimizers"
@@ -54,11 +55,11 @@ class OptimizersFramework(Framework):
         self.every = every
         self.status = status
         self.histogram_every = histogram_every
-        self.here = Here()
+        self.kept: dict[int, Any] = {}
         self._names = Names()
-        self._kept = ByObject[Any]()
         self._searches = ByObject[populations.Listener]()
         self._recorded: dict[str, ordinary.Listener] = {}
+        self._hearing = Hearing(self._recorded, self._hooks.hearing)
         self._reader: Reader | None = None
 
     @classmethod
@@ -85,6 +86,17 @@ class OptimizersFramework(Framework):
         """Take the hooks off; when they are not on, do nothing."""
         cls._hooks.uninstall()
 
+    def start_tracking(self) -> None:
+        """Record the steps of optimizers; also again, after `stop_tracking`.
+
+        Raises:
+            ConfigurationError: no run was given by `initialize`.
+        """
+        super().start_tracking()
+        if self.tracking and self._experiment is not None:
+            self._hooks.hearing(self._hearing)
+            self._experiment.occasions.before_end(self._hearing.end)
+
     @property
     def updates(self) -> dict[str, int]:
         """How many steps each ordinary optimizer has made, by its name in the run."""
@@ -104,25 +116,6 @@ class OptimizersFramework(Framework):
         """There is an optimizer."""
         self._names.met(optimizer)
 
-    def begins(self, optimizer: Any, frame: FrameType, args: Any, kwargs: Any) -> Any:
-        """A step begins; returns its arguments if they are to be others."""
-        kept, here = self._kept.get(optimizer) or self._keep(optimizer), self.here
-        here.entered += 1
-        if not here.stack:
-            here.stack.append((id(frame), kept))
-        elif not enter(here.stack, frame, optimizer, kept):
-            return None
-        return kept.begins(here, optimizer, args, kwargs) if kept.due else None
-
-    def ends(self, optimizer: Any, frame: FrameType) -> None:
-        """A step returned: record it."""
-        here = self.here
-        kept = leave(here.stack, frame)
-        if kept is not None:
-            kept.ended(here, optimizer)
-        elif _is_population(type(optimizer)):
-            self.searched(optimizer)
-
     def searched(self, optimizer: Any) -> None:
         """A population optimizer's step returned: record it, if it was one."""
         heard = optimizer._heard()
@@ -140,9 +133,11 @@ class OptimizersFramework(Framework):
 
     def skipped(self, optimizer: Any) -> None:
         """A GradScaler did not let an optimizer step."""
-        kept = self._kept.get(optimizer) or self._keep(optimizer)
+        kept = self.kept.get(id(optimizer))
+        if kept is None or kept.optimizer() is not optimizer:
+            kept = self.keep(optimizer)
         if isinstance(kept, ordinary.Listener):
-            kept.skipped(self.here, optimizer)
+            kept.skipped(optimizer)
 
     def before_backward(self) -> list[tuple[ordinary.Listener, list[tuple[Any, int]]]]:
         """`backward()` is called: what gradients there are, where it matters whose they are."""
@@ -163,13 +158,15 @@ class OptimizersFramework(Framework):
         ]
         if not losses or is_capturing(losses[0]):
             return
-        here, loss, scale = self.here, losses[0], None
+        if here.since is not self._hearing.since:
+            here.forget(self._hearing.since)
+        loss, scale = losses[0], None
         if here.scaled:
             loss, scale, here.scaled = unscaled(here.scaled, loss)
         loss = loss.detach()
         for other in losses[1:]:  # their gradients add up
             loss = loss + other.detach()
-        if len(losses) == 1 and self._is_due():
+        if len(losses) == 1 and self._hearing.is_due():
             loss = loss.clone()
         changed = [each for each, gradients in before or () if have_changed(gradients, each.changes())]
         here.losses.heard(loss, scale, changed)
@@ -186,35 +183,48 @@ class OptimizersFramework(Framework):
                 return listener.due
         return True  # of an optimizer that has not stepped yet
 
-    def _is_due(self) -> bool:
-        return not self._recorded or any(listener.due for listener in self._recorded.values())
+    def keep(self, optimizer: Any) -> Stepping | None:
+        """Know an optimizer that steps; None when nothing is recorded."""
+        run = self._experiment
+        if run is None or not run.active:
+            return None
+        kept: Stepping
+        key, known = id(optimizer), self.kept
 
-    def _keep(self, optimizer: Any) -> Any:
-        assert self._experiment is not None
+        def forget(gone: weakref.ref[Any]) -> None:
+            if (other := known.get(key)) is not None and other.optimizer is gone:
+                del known[key]
+
+        reference = weakref.ref(optimizer, forget)
         if _is_population(type(optimizer)):
-            kept: Any = _Search(self, optimizer)
+            kept = _Search(self, reference)
         else:
             every = self.every or ordinary.EVERY
-            kept = ordinary.Listener(self._experiment, self.reader, optimizer, self._name, every)
-        self._kept.put(optimizer, kept)
+            kept = ordinary.Listener(run, self.reader, reference, self._name, self._hearing, every)
+        known[key] = kept
         return kept
 
     def _name(self, listener: ordinary.Listener) -> str:
         name = self._names.of(listener.optimizer())
         self._recorded[name] = listener
+        self._hearing.met()
         return name
 
 
 class _Search:
     """A population optimizer among those whose steps are under way."""
 
-    due: ClassVar[bool] = False
+    due = False
 
-    def __init__(self, framework: OptimizersFramework, optimizer: Any) -> None:
+    def __init__(self, framework: OptimizersFramework, optimizer: weakref.ref[Any]) -> None:
         self._framework = framework
-        self.optimizer = weakref.ref(optimizer)
+        self.optimizer = optimizer
+        self.inner: Stepping | None = self  # it tells by itself whether a step has ended
 
-    def ended(self, _: Here, optimizer: Any) -> None:
+    def begins(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Its step begins."""
+
+    def ended(self, optimizer: Any) -> None:
         """Its step returned."""
         self._framework.searched(optimizer)
 

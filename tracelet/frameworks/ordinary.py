@@ -14,10 +14,11 @@ from tracelet.frameworks.gradients import Norm, norm_of
 from tracelet.frameworks.optimizer_names import group_names
 from tracelet.frameworks.optimizer_settings import settings
 from tracelet.frameworks.reading import Point, Reader, is_scalar, on_host
-from tracelet.frameworks.steps import Here, is_capturing, parameters
+from tracelet.frameworks.steps import Stepping, here, is_capturing, parameters
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
+    from tracelet.frameworks.hearing import Hearing
 
 __all__ = ["EVERY", "Listener"]
 
@@ -43,8 +44,9 @@ class Listener:
     Args:
         run: the run.
         reader: of the run's numbers.
-        optimizer: the optimizer; it is not kept alive.
+        optimizer: gives the optimizer.
         name: gives the optimizer's name in the names of its metrics; asked for at its first step.
+        hearing: whether losses and clippings are listened to.
         every: steps between two records.
 
     Attributes:
@@ -54,14 +56,24 @@ class Listener:
         name: empty before its first step.
     """
 
-    def __init__(self, run: Experiment, reader: Reader, optimizer: Any, name: Callable[[Any], str], every: int) -> None:
+    def __init__(
+        self,
+        run: Experiment,
+        reader: Reader,
+        optimizer: weakref.ref[Any],
+        name: Callable[[Listener], str],
+        hearing: Hearing,
+        every: int,
+    ) -> None:
         self._run = run
         self._reader = reader
-        self.optimizer = weakref.ref(optimizer)
+        self.optimizer = optimizer
+        self.inner: Stepping | None = None
         self._name_of = name
+        self._hearing = hearing
         self._every = every
         self.name = ""
-        self.updates = _steps_before(optimizer)
+        self.updates = _steps_before(optimizer())
         self.due = self.updates % every == 0
         self._seen_parameters: tuple[Any, set[int]] = (None, set())
         self._groups: list[_Group] = []
@@ -70,7 +82,7 @@ class Listener:
         self._loss: Any = None
         self._norm: Norm | None = None
 
-    def begins(self, here: Here, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def begins(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A step that is recorded begins: look at its gradients, or see that its closure is overheard.
 
         Returns:
@@ -79,46 +91,56 @@ class Listener:
         self._loss = self._norm = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._look(here, optimizer)
+            self._look(optimizer)
             return None
 
         def hear(result: Any) -> None:
             self._loss = result.detach().clone() if is_scalar(result) else result
-            self._look(here, optimizer)
+            self._look(optimizer)
 
         overheard = Closure(closure, hear)
         if len(args) > 1:
             return (args[0], overheard, *args[2:]), kwargs
         return args, {**kwargs, "closure": overheard}
 
-    def ended(self, here: Here, optimizer: Any) -> None:
+    def ended(self, optimizer: Any) -> None:
         """A step is over."""
         self.updates += 1
-        loss = here.losses.taken(self)
+        groups, known = optimizer.param_groups, self._groups
+        if self.due or len(groups) != len(known):
+            self._record(optimizer, groups)
+        else:
+            for group, seen in zip(groups, known):  # noqa: B905  # of one length; saying so takes longer than the rest
+                if group.get("lr") is not seen.lr or group.get("weight_decay") is not seen.weight_decay:
+                    self._record(optimizer, groups)
+                    break
+        if self.updates % self._every == 0:
+            self.due = True
+            self._hearing.begin()
+        if self._hearing.open:
+            self._take_loss()
+            if here.clips:
+                self._drop_clips(optimizer)
+            self._hearing.ended()
+
+    def _take_loss(self) -> Heard | None:
+        return here.losses.taken(self) if here.since is self._hearing.since else None
+
+    def _record(self, optimizer: Any, groups: list[dict[str, Any]]) -> None:
         points: list[Point] = []
-        groups = optimizer.param_groups
         if len(groups) != len(self._groups):
             self._meet_groups(optimizer)
-        for group, seen in zip(groups, self._groups, strict=True):
-            if (
-                group.get("lr") is not seen.lr
-                or group.get("weight_decay") is not seen.weight_decay
-                or (seen.in_tensors and self.due)
-            ):
-                self._compare(groups, points)
-                break
+        self._compare(groups, points)
         if self.due:
-            self._measure(here, optimizer, loss, points)
-        if here.clips:
-            self._drop_clips(here, optimizer)
-        self.due = self.updates % self._every == 0
+            self.due = False
+            self._measure(optimizer, self._take_loss(), points)
         if points:
             self._reader.read(points)
 
-    def skipped(self, here: Here, optimizer: Any) -> None:
+    def skipped(self, optimizer: Any) -> None:
         """A GradScaler did not let it step."""
-        here.losses.taken(self)
-        self._drop_clips(here, optimizer)
+        self._take_loss()
+        self._drop_clips(optimizer)
         self._meet(optimizer)
         self._skipped += 1
         self._reader.read([self._point("skipped_steps", self._skipped, MetricType.SCALAR)])
@@ -144,7 +166,7 @@ class Listener:
     def _point(self, name: str, value: Any, kind: MetricType, **more: Any) -> Point:
         return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
 
-    def _look(self, here: Here, optimizer: Any) -> None:
+    def _look(self, optimizer: Any) -> None:
         first = optimizer.param_groups[0]["params"][:1]
         if first and is_capturing(first[0]):
             return  # a graph is being recorded: what is computed now would become part of it
@@ -154,10 +176,11 @@ class Listener:
         if (
             norm is not None and scale is not None and is_scalar(scale) and not norm.clipped
         ):  # a fused one unscales itself
-            norm = norm._replace(value=norm.value / scale.to(norm.value.device))
+            divisor = on_host(scale) if isinstance(norm.value, float) else scale.to(norm.value.device)
+            norm = norm._replace(value=norm.value / divisor)
         self._norm = norm
 
-    def _drop_clips(self, here: Here, optimizer: Any) -> None:
+    def _drop_clips(self, optimizer: Any) -> None:
         mine = self.parameters(optimizer)
         here.clips = [clip for clip in here.clips if mine.isdisjoint(clip.parameters)]
 
@@ -191,7 +214,7 @@ class Listener:
                     seen.told.setdefault(rate, math.nan)
                     points.append(self._point(f"{rate}/{name}", value.detach(), _RATES[rate], judge=judge))
 
-    def _measure(self, here: Here, optimizer: Any, heard: Heard | None, points: list[Point]) -> None:
+    def _measure(self, optimizer: Any, heard: Heard | None, points: list[Point]) -> None:
         loss, norm = self._loss, self._norm
         self._loss = self._norm = None
         if loss is None and heard is not None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracelet.frameworks.backwards import Losses
 
@@ -20,22 +21,38 @@ if TYPE_CHECKING:
     from tracelet.frameworks.gradients import Clip
     from tracelet.frameworks.scaling import Scaled
 
-__all__ = ["Here", "Stepping", "enter", "leave", "parameters"]
+__all__ = ["Stepping", "enter", "here", "is_capturing", "leave", "parameters"]
 
 
 class Stepping(Protocol):
-    """What is kept of an optimizer that steps."""
-
-    def optimizer(self) -> Any:
-        """The optimizer; None when it is gone."""
-
-
-class Here(threading.local):
-    """What a thread is at, of one run.
+    """What is kept of an optimizer that steps.
 
     Attributes:
-        stack: steps under way, outermost first: the identity of the frame, and what is kept of the optimizer if it counts.
-        entered: steps that were entered, ever.
+        due: it wants to see the next step begin.
+        inner: what hears of the end of a step that does not count.
+    """
+
+    due: bool
+    inner: Stepping | None
+
+    @property
+    def optimizer(self) -> Callable[[], Any]:
+        """Gives the optimizer; None when it is gone."""
+
+    def begins(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A step begins. What is returned, if anything, are arguments in the place of the given ones."""
+
+    def ended(self, optimizer: Any) -> None:
+        """A step is over."""
+
+
+class _Here(threading.local):
+    """What a thread is at.
+
+    Attributes:
+        stack: steps under way, outermost first: the identity of the frame, and what hears of the step's end.
+        since: since when the following was heard: `Hearing.since`.
+        entered: steps that were entered within a GradScaler's.
         losses: what `backward()` was called on.
         clips: gradients that were clipped since the last step.
         scaler: the GradScaler in whose `step` the thread is.
@@ -44,16 +61,24 @@ class Here(threading.local):
     """
 
     def __init__(self) -> None:
-        self.stack: list[tuple[int, Any]] = []
+        self.stack: list[tuple[int, Stepping | None]] = []
         self.entered = 0
+        self.scaler: Any = None
+        self.forget(None)
+
+    def forget(self, since: object) -> None:
+        """Forget what was heard before."""
+        self.since = since
         self.losses = Losses()
         self.clips: list[Clip] = []
-        self.scaler: Any = None
         self.scaled: list[Scaled] = []
         self.norm_type: tuple[Any, float] | None = None
 
 
-def enter(stack: list[tuple[int, Any]], frame: FrameType, optimizer: Any, kept: Stepping) -> bool:
+here: Final = _Here()
+
+
+def enter(stack: list[tuple[int, Stepping | None]], frame: FrameType, optimizer: Any, kept: Stepping) -> bool:
     """A step begins.
 
     Args:
@@ -70,13 +95,17 @@ def enter(stack: list[tuple[int, Any]], frame: FrameType, optimizer: Any, kept: 
         _forget_failed(stack, frame)
         around = [each.optimizer() for _, each in stack if each is not None]
         counts = not any(_shares(outer, optimizer) for outer in around if outer is not None)
-    stack.append((id(frame), kept if counts else None))
+    stack.append((id(frame), kept if counts else kept.inner))
     return counts
 
 
-def leave(stack: list[tuple[int, Any]], frame: FrameType) -> Any:
-    """A step ends; returns what is kept of the optimizer if it counts."""
-    mine = id(frame)
+def leave(stack: list[tuple[int, Stepping | None]], mine: int) -> Stepping | None:
+    """A step ends; returns what hears of it.
+
+    Args:
+        stack: of the thread.
+        mine: the identity of the frame from which torch called the hook.
+    """
     for place in range(len(stack) - 1, -1, -1):
         if stack[place][0] == mine:
             kept = stack[place][1]
@@ -85,7 +114,7 @@ def leave(stack: list[tuple[int, Any]], frame: FrameType) -> Any:
     return None
 
 
-def _forget_failed(stack: list[tuple[int, Any]], frame: FrameType) -> None:
+def _forget_failed(stack: list[tuple[int, Stepping | None]], frame: FrameType) -> None:
     waiting = {identity for identity, _ in stack} - {id(frame)}  # one that is gone may have had this one's place
     found = set()
     outer = frame.f_back
