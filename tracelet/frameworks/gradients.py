@@ -119,8 +119,8 @@ def _together(norms: Sequence[Any], norm_type: float) -> Any:
     if len(norms) == 1:
         return norms[0]
     if norm_type == _EUCLIDEAN and all(not hasattr(norm, "is_cpu") or norm.is_cpu for norm in norms):
-        numbers = [on_host(norm) if hasattr(norm, "is_cpu") else norm for norm in norms]
-        return math.nan if None in numbers else math.sqrt(sum(number * number for number in numbers))
+        numbers = [on_host(norm) if hasattr(norm, "is_cpu") else float(norm) for norm in norms]
+        return math.sqrt(sum(math.nan if number is None else number * number for number in numbers))
     torch = sys.modules["torch"]
     with torch.no_grad():
         norms = [norm if hasattr(norm, "is_cpu") else torch.tensor(norm) for norm in norms]
