@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tracelet.guard import swallow
 
-__all__ = ["Closure", "Heard", "Losses", "have_changed"]
+__all__ = ["Closure", "Heard", "Losses", "leaves"]
+
+_LARGEST: Final = 50_000  # nodes of a graph that are looked at
 
 
 class Heard(NamedTuple):
@@ -42,7 +44,7 @@ class Losses:
         Args:
             value: the loss.
             scale: what it is to be divided by.
-            changed: the optimizers whose gradients it changed.
+                changed: the optimizers whose gradients it changed.
         """
         before = self._last
         self._last = Heard(value, 1 if before is None else before.calls + 1, scale)
@@ -60,11 +62,24 @@ class Losses:
         return loss
 
 
-def have_changed(before: Sequence[tuple[Any, int]], now: Sequence[tuple[Any, int]]) -> bool:
-    """Whether gradients, each with how often it was written to, are others than before."""
-    if len(before) != len(now):
-        return True
-    return any(one is not other or count != more for (one, count), (other, more) in zip(before, now, strict=True))
+def leaves(loss: Any) -> set[int]:
+    """The identities of the parameters that a loss was made of.
+
+    By its graph: other threads may be writing to the gradients of optimizers of theirs, which must not be read then.
+    """
+    seen: set[Any] = set()
+    found: set[int] = set()
+    waiting = [loss.grad_fn]
+    while waiting and len(seen) < _LARGEST:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad":
+            found.add(id(node.variable))
+        else:
+            waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 class Closure:

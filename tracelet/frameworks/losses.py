@@ -10,6 +10,7 @@ from typing import Any, Final
 from tracelet.core.active import current
 from tracelet.core.metrics import MetricType
 from tracelet.core.values import as_float, as_step
+from tracelet.frameworks import tracing
 from tracelet.frameworks.reading import Point, Reader, is_scalar
 from tracelet.frameworks.steps import is_capturing
 from tracelet.guard import Guard, say, swallow
@@ -74,7 +75,7 @@ class WatchedLosses:
         return _of_a_copy, ()
 
     def _begin(self, criterion: Any, _: Any) -> None:
-        if _is_tracing() or self._is_copy:
+        if tracing.is_tracing() or self._is_copy:
             return
         self._here.terms = None
         with _TERMS:
@@ -104,7 +105,7 @@ class WatchedLosses:
         terms[unique] = output.detach().clone()
 
     def _end(self, _criterion: Any, _args: Any, output: Any) -> None:
-        if _is_tracing() or self._is_copy or (terms := getattr(self._here, "terms", None)) is None:
+        if tracing.is_tracing() or self._is_copy or (terms := getattr(self._here, "terms", None)) is None:
             return
         self._here.terms = None
         with _TERMS:
@@ -132,7 +133,7 @@ class _Child:
         self._name = name
 
     def __call__(self, _module: Any, _args: Any, output: Any) -> None:
-        if not _is_tracing():
+        if not tracing.is_tracing():
             try:
                 self._watched._heard(self._name, output)
             except Exception as error:
@@ -143,7 +144,7 @@ def watch_losses(criterion: Any, prefix: str = "loss") -> WatchedLosses:
     """Record the terms of a criterion that is a module.
 
     Each call in training leaves in the run that is active then: as `loss/<child>` what each child module returned, if that is
-    one number (a second call of it as `loss/<child>.1`); as `loss/<key>` each number in a mapping, a named tuple or a tuple that
+    one number (a second call as `loss/<child>.1`); as `loss/<key>` each number in a mapping, a named tuple or a tuple that
     the criterion returns; as `loss/total` the one number that it returns. A call in training is one with the criterion in
     training mode and gradients enabled: `criterion.eval()` and `torch.no_grad()` leave nothing. The step is the number of such
     calls in the run, from 1; with `optimizer_every` set, every so many are recorded, else each. A copy of the criterion is not
@@ -164,11 +165,8 @@ def watch_losses(criterion: Any, prefix: str = "loss") -> WatchedLosses:
         raise TypeError(
             f"a criterion is a torch.nn.Module, not {type(criterion).__name__}; log_terms takes sums by hand"
         )
+    tracing.know(torch)
     return WatchedLosses(criterion, prefix)
-
-
-def _is_tracing() -> bool:
-    return bool(sys.modules["torch"].compiler.is_dynamo_compiling())
 
 
 def _reader(run: Any) -> Reader:

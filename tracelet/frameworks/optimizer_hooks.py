@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.core.active import current
+from tracelet.frameworks import tracing
 from tracelet.frameworks.gradients import Clip, clip_of, total_norm
 from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper, after
 from tracelet.frameworks.pausing import PausablePatch
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Hooks", "listening"]
 
 _KEY: Final = "optimizers"
-_ALWAYS: Final = ("__init__", "step")  # the others only while somebody listens
-
-
-def _never() -> bool:
-    return False
-
-
-_is_tracing: Callable[[], bool] = _never  # torch's own function, which torch.compile knows to be true where it traces
 
 
 def listening() -> OptimizersFramework | None:
@@ -48,7 +41,7 @@ def listening() -> OptimizersFramework | None:
 
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
-    if _is_tracing():
+    if tracing.is_tracing():
         return None
     try:
         # As `listening` does it; every call counts here.
@@ -71,7 +64,7 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
-    if _is_tracing():
+    if tracing.is_tracing():
         return
     try:
         stack = here.stack
@@ -88,27 +81,23 @@ def _after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
 
 
 def _on_init(optimizer: Any, *_: Any, **__: Any) -> None:
-    if not _is_tracing() and (framework := listening()) is not None:
+    if not tracing.is_tracing() and (framework := listening()) is not None:
         framework.met(optimizer)
 
 
 def _backward(switch: Switch) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         # What torch.autograd.grad computes is no training step's.
-        if not switch.on or _is_tracing() or not kwargs.get("accumulate_grad", True):
+        if not switch.on or not kwargs.get("accumulate_grad", True):
             return wrapped(*args, **kwargs)
-        framework, before = None, None
+        result = wrapped(*args, **kwargs)
         try:
             if (framework := listening()) is not None:
-                before = framework.before_backward()
+                tensors = args[0] if args else kwargs.get("tensors")
+                inputs = args[4] if len(args) > 4 else ()  # the inner function gets a tuple there
+                framework.after_backward(tensors, inputs if isinstance(inputs, tuple) else ())
         except Exception as error:
-            swallow("looking at gradients", error)
-        result = wrapped(*args, **kwargs)
-        if framework is not None:
-            try:
-                framework.after_backward(args[0] if args else kwargs.get("tensors"), before)
-            except Exception as error:
-                swallow("reading a loss", error)
+            swallow("reading a loss", error)
         return result
 
     return wrapper
@@ -119,7 +108,7 @@ def _clipping(by_value: bool) -> Callable[[Switch], Wrapper]:
 
     def build(switch: Switch) -> Wrapper:
         def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            if switch.on and not _is_tracing():
+            if switch.on:
                 try:
                     if (framework := listening()) is not None:
                         args, kwargs = _clips(framework, by_value, args, dict(kwargs))
@@ -159,7 +148,7 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
 def _total_norm(switch: Switch) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         result = wrapped(*args, **kwargs)
-        if switch.on and not _is_tracing():
+        if switch.on:
             try:
                 if listening() is not None:
                     norm_type = args[1] if len(args) > 1 else kwargs.get("norm_type", 2.0)
@@ -174,7 +163,7 @@ def _total_norm(switch: Switch) -> Wrapper:
 def _scale(switch: Switch) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], scaler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         result = wrapped(*args, **kwargs)
-        if switch.on and not _is_tracing():
+        if switch.on:
             try:
                 if listening() is not None:
                     outputs = args[0] if args else kwargs["outputs"]
@@ -188,7 +177,7 @@ def _scale(switch: Switch) -> Wrapper:
 
 def _scaled_step(switch: Switch) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], scaler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        framework = listening() if switch.on and not _is_tracing() else None
+        framework = listening() if switch.on else None
         if framework is None or not getattr(scaler, "_enabled", False):
             return wrapped(*args, **kwargs)
         outer, entered = here.scaler, here.entered
@@ -217,8 +206,7 @@ class Hooks:
 
     def install(self, torch: ModuleType) -> None:
         """Put them on; when they are on, do nothing."""
-        global _is_tracing
-        _is_tracing = torch.compiler.is_dynamo_compiling
+        tracing.know(torch)
         if not self._handles:
             module = importlib.import_module("torch.optim.optimizer")
             self._handles = [
@@ -233,7 +221,7 @@ class Hooks:
                     if what is None and name not in vars(place):
                         continue
                     kind, _, method = name.rpartition(".")
-                    patch = (MethodPatch if method in _ALWAYS else PausablePatch)(
+                    patch = (MethodPatch if method == "__init__" else PausablePatch)(
                         getattr(place, kind) if kind else place, method, build
                     )
                     self._patches[owner, name] = patch
@@ -249,8 +237,8 @@ class Hooks:
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
-        for patch in list(self._patches.values()):
-            if isinstance(patch, PausablePatch):
+        for (_, name), patch in list(self._patches.items()):
+            if isinstance(patch, PausablePatch) and not name.endswith(".step"):  # a skipped step is counted at any time
                 (patch.resume if self._open else patch.pause)()
 
     def uninstall(self) -> None:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet.frameworks import ordinary, populations
-from tracelet.frameworks.backwards import have_changed
+from tracelet.frameworks.backwards import leaves
 from tracelet.frameworks.base import Framework
 from tracelet.frameworks.hearing import Hearing
 from tracelet.frameworks.optimizer_hooks import Hooks
@@ -139,19 +139,12 @@ class OptimizersFramework(Framework):
         if isinstance(kept, ordinary.Listener):
             kept.skipped(optimizer)
 
-    def before_backward(self) -> list[tuple[ordinary.Listener, list[tuple[Any, int]]]]:
-        """`backward()` is called: what gradients there are, where it matters whose they are."""
-        known = self._recorded
-        return [(each, each.changes()) for each in known.values()] if len(known) > 1 else []
-
-    def after_backward(
-        self, tensors: Any, before: Sequence[tuple[ordinary.Listener, list[tuple[Any, int]]]] | None
-    ) -> None:
+    def after_backward(self, tensors: Any, inputs: Sequence[Any]) -> None:
         """`backward()` returned.
 
         Args:
             tensors: on what it was called.
-            before: what `before_backward` returned.
+            inputs: the only ones whose gradients it changed; empty for all.
         """
         losses = [
             tensor for tensor in (tensors if isinstance(tensors, list | tuple) else [tensors]) if is_scalar(tensor)
@@ -166,10 +159,17 @@ class OptimizersFramework(Framework):
         loss = loss.detach()
         for other in losses[1:]:  # their gradients add up
             loss = loss + other.detach()
-        if len(losses) == 1 and self._hearing.is_due():
-            loss = loss.clone()
-        changed = [each for each, gradients in before or () if have_changed(gradients, each.changes())]
+        changed: list[ordinary.Listener] = []
+        if self._hearing.is_due():
+            loss = loss.clone() if len(losses) == 1 else loss
+            changed = self._changed(losses, inputs) if len(self._recorded) > 1 else []
         here.losses.heard(loss, scale, changed)
+
+    def _changed(self, losses: Sequence[Any], inputs: Sequence[Any]) -> list[ordinary.Listener]:
+        """The optimizers to whose gradients some losses have added."""
+        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
+        known = [(listener, listener.optimizer()) for listener in list(self._recorded.values())]
+        return [each for each, it in known if it is not None and not reached.isdisjoint(each.parameters(it))]
 
     def wants_norm(self, parameter: int) -> bool:
         """Whether the norm of gradients that are clipped now is recorded.

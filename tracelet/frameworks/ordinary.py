@@ -145,16 +145,6 @@ class Listener:
         self._skipped += 1
         self._reader.read([self._point("skipped_steps", self._skipped, MetricType.SCALAR)])
 
-    def changes(self) -> list[tuple[Any, int]]:
-        """Some gradients and how often each was written to: another list later says that there were new ones."""
-        optimizer = self.optimizer()
-        if optimizer is None:
-            return []
-        groups = [group["params"] for group in optimizer.param_groups if group["params"]]
-        some = [groups[0][0], groups[-1][-1]] if groups else []
-        gradients = [parameter.grad for parameter in some]
-        return [(gradient, -1 if gradient is None else gradient._version) for gradient in gradients]
-
     def parameters(self, optimizer: Any) -> set[int]:
         """The identities of its parameters."""
         lists = [group["params"] for group in optimizer.param_groups]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+from tracelet.frameworks import tracing
 from tracelet.frameworks.patching import MethodPatch
 
 __all__ = ["PausablePatch"]
@@ -10,7 +14,8 @@ __all__ = ["PausablePatch"]
 class PausablePatch(MethodPatch):
     """A patch that can be taken out of the way for a while, without a lock: what calls and what pauses may be one thread.
 
-    Where another tool has wrapped on top of it, it stays, and passes calls on.
+    Where another tool has wrapped on top of it, it stays, and passes calls on. It is a plain function, which torch.compile
+    traces through as if it were not there.
     """
 
     def pause(self) -> None:
@@ -28,3 +33,24 @@ class PausablePatch(MethodPatch):
         self._switch.on = True
         if present is not self._wrapper:
             setattr(self._owner, self._name, self._wrapper)
+
+    def _wrap(self, present: Any) -> Any:
+        switch = self._switch
+        wrapper = self._build(switch)
+        if isinstance(self._owner, type):
+
+            @functools.wraps(present)
+            def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+                if tracing.is_tracing() or not switch.on:
+                    return present(self, *args, **kwargs)
+                return wrapper(functools.partial(present, self), self, args, kwargs)
+
+            return method
+
+        @functools.wraps(present)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if tracing.is_tracing() or not switch.on:
+                return present(*args, **kwargs)
+            return wrapper(present, None, args, kwargs)
+
+        return function
