@@ -47,7 +47,10 @@ def params(home: Path) -> dict[str, Any]:
 
 
 class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for a device, or copies to it."""
+    """Counts what makes the host wait for a device, or copies to it: reads of numbers, and shapes that depend on numbers.
+
+    All tensors here are on the CPU, so what would be a copy to the host is one to a tensor of the same device.
+    """
 
     def __init__(self) -> None:
         super().__init__()

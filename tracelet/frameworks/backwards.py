@@ -44,7 +44,7 @@ class Losses:
         Args:
             value: the loss.
             scale: what it is to be divided by.
-                changed: the optimizers whose gradients it changed.
+            changed: the optimizers whose gradients it changed.
         """
         before = self._last
         self._last = Heard(value, 1 if before is None else before.calls + 1, scale)

@@ -140,6 +140,7 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
             known, norm_type = here.norm_type or (None, 2.0)
             clip = clip_of(each, norm, norm_type if known is norm else 2.0)
         if clip is not None:
+            framework.hears()
             here.clips.append(clip)
     here.norm_type = None
     return args, kwargs
@@ -165,7 +166,8 @@ def _scale(switch: Switch) -> Wrapper:
         result = wrapped(*args, **kwargs)
         if switch.on:
             try:
-                if listening() is not None:
+                if (framework := listening()) is not None:
+                    framework.hears()
                     outputs = args[0] if args else kwargs["outputs"]
                     here.scaled = scaled_by(here.scaled, of_scaling(scaler, outputs, result))
             except Exception as error:
@@ -228,6 +230,8 @@ class Hooks:
                 patch.install()
             except (KeyError, AttributeError, ImportError) as error:
                 self._patches.pop((owner, name), None)
+                if what is None:
+                    continue
                 say(f"{what} is not recorded: this torch has no place to read it ({in_a_line(error)})")
         self._pause_or_resume()
 

@@ -139,6 +139,11 @@ class OptimizersFramework(Framework):
         if isinstance(kept, ordinary.Listener):
             kept.skipped(optimizer)
 
+    def hears(self) -> None:
+        """Something is heard in this thread: forget what was heard in another run, or long ago."""
+        if here.since is not self._hearing.since:
+            here.forget(self._hearing.since)
+
     def after_backward(self, tensors: Any, inputs: Sequence[Any]) -> None:
         """`backward()` returned.
 
@@ -151,8 +156,7 @@ class OptimizersFramework(Framework):
         ]
         if not losses or is_capturing(losses[0]):
             return
-        if here.since is not self._hearing.since:
-            here.forget(self._hearing.since)
+        self.hears()
         loss, scale = losses[0], None
         if here.scaled:
             loss, scale, here.scaled = unscaled(here.scaled, loss)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.values import as_float
 from tracelet.frameworks.backwards import Closure, Heard
-from tracelet.frameworks.gradients import Norm, norm_of
+from tracelet.frameworks.gradients import Clip, Norm, norm_of
 from tracelet.frameworks.optimizer_names import group_names
 from tracelet.frameworks.optimizer_settings import settings
 from tracelet.frameworks.reading import Point, Reader, is_scalar, on_host
@@ -161,7 +161,7 @@ class Listener:
         if first and is_capturing(first[0]):
             return  # a graph is being recorded: what is computed now would become part of it
         mine = self.parameters(optimizer)
-        norm = norm_of(optimizer, [clip for clip in here.clips if not mine.isdisjoint(clip.parameters)])
+        norm = norm_of(optimizer, [clip for clip in self._clips() if not mine.isdisjoint(clip.parameters)])
         scale = getattr(optimizer, "grad_scale", None)
         if (
             norm is not None and scale is not None and is_scalar(scale) and not norm.clipped
@@ -169,6 +169,9 @@ class Listener:
             divisor = on_host(scale) if isinstance(norm.value, float) else scale.to(norm.value.device)
             norm = norm._replace(value=norm.value / divisor)
         self._norm = norm
+
+    def _clips(self) -> list[Clip]:
+        return here.clips if here.since is self._hearing.since else []
 
     def _drop_clips(self, optimizer: Any) -> None:
         mine = self.parameters(optimizer)

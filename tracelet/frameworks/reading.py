@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -124,6 +125,7 @@ class Reader:
         self._marks: deque[Callable[[], Any]] = deque(maxlen=1000)
         self._under_way: deque[_Late] = deque()
         self._promised: dict[str, object] = {}
+        _readers.add(self)
 
     def read(self, points: Iterable[Point]) -> None:
         """Record what can be read now, and send for the rest, with all that waits."""
@@ -154,6 +156,13 @@ class Reader:
                 self._under_way.popleft().settle(deadline)
             except IndexError:
                 return
+
+    def leave_parent(self) -> None:
+        """This process was forked: what is under way, and the thread, are the parent's."""
+        self._waiting.clear()
+        self._marks.clear()
+        self._under_way.clear()
+        self._promised.clear()
 
     def _take(self, point: Point, wall_time: float) -> None:
         value = point.value
@@ -242,6 +251,7 @@ def _record(run: Experiment, point: Point, value: float, wall_time: float) -> No
 
 
 _slot: dict[str, SimpleQueue[Callable[[], Any]]] = {}
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 
 def _thread() -> SimpleQueue[Callable[[], Any]]:
@@ -269,4 +279,10 @@ def _work(queue: SimpleQueue[Callable[[], Any]]) -> None:
         del call
 
 
-os.register_at_fork(after_in_child=_slot.clear)  # the thread stayed in the parent
+def _leave_parent() -> None:
+    _slot.clear()
+    for reader in list(_readers):
+        reader.leave_parent()
+
+
+os.register_at_fork(after_in_child=_leave_parent)
