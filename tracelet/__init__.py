@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.metrics import Metric, MetricType
     from tracelet.core.smoothing import smooth
+    from tracelet.frameworks.losses import log_terms, watch_losses
     from tracelet.interface import get_active_experiment, start_logging, stop_logging
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "MetricType",
     "__version__",
     "get_active_experiment",
+    "log_terms",
     "smooth",
     "start_logging",
     "stop_logging",
     "testing",
+    "watch_losses",
 ]
 
 _HOMES = {
@@ -36,10 +39,12 @@ _HOMES = {
     "Metric": "tracelet.core.metrics",
     "MetricType": "tracelet.core.metrics",
     "get_active_experiment": "tracelet.interface",
+    "log_terms": "tracelet.frameworks.losses",
     "smooth": "tracelet.core.smoothing",
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",
     "testing": "tracelet.testing",
+    "watch_losses": "tracelet.frameworks.losses",
 }
 
 
