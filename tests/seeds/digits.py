@@ -59,6 +59,7 @@ class MyDataModule(L.LightningDataModule):
 
     def __init__(self, batch_size: int = 20, num_workers: int = 0) -> None:
         super().__init__()
+        self.save_hyperparameters()
         self.options = {"batch_size": batch_size, "num_workers": num_workers}
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -49,7 +49,7 @@ def in_wandb(file: Path) -> Points:
     """Those of a WandbLogger's run, by the step that Lightning gave. W&B writes for a moment after the run's end."""
     until(lambda: any(each.HasField("exit") for each in records(file)), 20, f"the end in {file}")
     step = "trainer/global_step"
-    rows = [row for row in history(file) if step in row]
+    rows = [row for row in history(file) if step in row and not any(name.endswith("._type") for name in row)]
     return _in_rows(
         [{name: value for name, value in row.items() if isinstance(value, int | float)} for row in rows], step
     )

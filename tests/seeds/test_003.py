@@ -28,10 +28,13 @@ from torch.utils.data import DataLoader
 import tracelet
 from tests.seeds import digits
 from tests.seeds.blocks import HERE, block, blocks, run_inside
-from tests.seeds.histories import Points, arrived, in_event_files, in_mlflow, in_wandb
+from tests.seeds.histories import Points, arrived, in_csv, in_event_files, in_mlflow, in_wandb
 from tests.support import commands
+from tests.support.mlflow_store import MlflowStore
 from tests.support.spine import Spine
+from tests.support.wandb_file import history
 from tracelet.core.metrics import RunStatus
+from tracelet.settings import TraceletSettings
 from tracelet.testing import Captured, capture
 
 pytestmark = [
@@ -113,6 +116,27 @@ def told(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Captured:
     return captured
 
 
+def in_config(logged: Path) -> dict[str, Any]:
+    """What LightningCLI wrote beside the event file: values by their path, without those that nobody has set."""
+
+    def inside(given: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(given, list):
+            given = dict(enumerate(given))
+        if isinstance(given, dict):
+            for name, value in given.items():
+                yield from inside(value, f"{path}.{name}" if path else str(name))
+        elif given is not None:
+            yield path, given
+
+    return dict(inside(yaml.safe_load((logged / "config.yaml").read_text()), ""))
+
+
+def of_the_command(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that are the command line's."""
+    of_it = ("seed_everything", "trainer.", "model.", "data.")
+    return {name: value for name, value in params.items() if name.startswith(of_it)}
+
+
 def test_cli(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands in turn, in the document's order; the third reads the file that it shows below them."""
     script(folder)
@@ -120,6 +144,9 @@ def test_cli(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     first = told(fit, monkeypatch)
     assert arrived(first) == in_event_files(folder / LOGS / "version_0")
+    assert of_the_command(first.params) == in_config(folder / LOGS / "version_0")
+    said = ("model.lr", "data.batch_size", "trainer.max_epochs", "lr", "batch_size")
+    assert [first.params[name] for name in said] == [1e-3, 64, 10, 1e-3, 64]  # hyperparameters have their own names
     assert steps(arrived(first), "val_loss") == list(range(10))
 
     printed = told(printing, monkeypatch)
@@ -136,8 +163,11 @@ def test_cli(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert arrived(captured) == in_event_files(folder / LOGS / f"version_{number}")
         epochs = len(arrived(captured)["val_loss"])
         assert 5 < epochs < 15
-        saved = yaml.safe_load((folder / LOGS / f"version_{number}" / "config.yaml").read_text())
-        assert saved["trainer"]["max_epochs"] == most
+        assert of_the_command(captured.params) == in_config(folder / LOGS / f"version_{number}")
+        assert captured.params["trainer.max_epochs"] == most
+        assert captured.params["trainer.callbacks.0.init_args.patience"] == 5
+        assert captured.tags["early_stopping.monitor"] == "val_loss"
+        assert captured.tags["early_stopping.epoch"] == str(epochs - 1)
 
 
 def test_cli_under_the_launcher(shared_spine: Spine, folder: Path) -> None:
@@ -146,8 +176,14 @@ def test_cli_under_the_launcher(shared_spine: Spine, folder: Path) -> None:
     done = commands.tracelet("run", *fit, cwd=folder, environment=shared_spine.environment, seconds=120)
     assert done.returncode == 0, done.stderr
     shared_spine.settle()
-    assert {name: sorted(points) for name, points in in_mlflow(shared_spine.database).items()} == {
+    found = {name: sorted(points) for name, points in in_mlflow(shared_spine.database).items()}
+    assert found.pop("optim/Adam/lr/0") == [(1, 1e-3)]
+    assert {name: points for name, points in found.items() if not name.startswith("optim/")} == {
         name: sorted(points) for name, points in in_event_files(folder).items()
+    }
+    params = MlflowStore(shared_spine.database).params()
+    assert of_the_command(params) == {
+        name: str(value) for name, value in in_config(folder / LOGS / "version_0").items()
     }
 
 
@@ -193,6 +229,21 @@ def in_a_run_of_its_own(objective):
     for trial, run in zip(trials, cap.runs, strict=True):
         assert arrived(cap, run=run) == in_event_files(folder / LOGS / f"version_{trial.number}")
         assert run.status is (RunStatus.FAILED if trial.state.name == "PRUNED" else RunStatus.FINISHED)
+    assert {name: cap.params[name] for name in ("lr", "hidden_dim", "dropout")} == trials[-1].params
+    assert cap.params["trainer/max_epochs"] == 4
+
+
+def test_optuna_without_a_logger(folder: Path) -> None:
+    """What there is to compare with is Optuna's own history of what the callback told it."""
+    source = block(4, FOLDER)
+    one = source.text().replace("n_trials=5", "n_trials=1").replace("L.Trainer(", "L.Trainer(\n        logger=False,")
+    with capture() as captured:
+        (trial,) = run_inside(source, one)["study"].trials
+    assert not list(folder.rglob("events.out.tfevents.*"))
+    found = arrived(captured)
+    assert [value for _, value in found["val_loss"]] == list(trial.intermediate_values.values())
+    assert found["epoch"] == [(2 * epoch + 1, epoch) for epoch in trial.intermediate_values]
+    assert {name: captured.params[name] for name in ("lr", "hidden_dim", "dropout")} == trial.params
 
 
 # -- Production patterns
@@ -202,10 +253,11 @@ def test_export(cap: Captured, folder: Path) -> None:
     import onnx.reference
 
     model = digits.LitModel()
-    made = trainer()
-    made.fit(model, digits.MyDataModule())
-    made.save_checkpoint("best.ckpt")
-    names = run_inside(block(6, FOLDER))
+    with tracelet.start_logging(settings=TraceletSettings(capture_artifacts=("checkpoints", "exports"))):
+        made = trainer()
+        made.fit(model, digits.MyDataModule())
+        made.save_checkpoint("best.ckpt")
+        names = run_inside(block(6, FOLDER))
     images = digits.digits(1)[:][0]
     expected = model.eval()(images)
     assert torch.equal(torch.jit.load("model.pt")(images), expected)
@@ -214,6 +266,10 @@ def test_export(cap: Captured, folder: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(output), expected)
     assert names["model"].hparams == model.hparams
     assert arrived(cap) == in_event_files(folder)
+    exports = {"exports/model.pt", "exports/model.onnx", "exports/model.onnx.data"}
+    assert cap.artifacts.keys() == exports | {"checkpoints/best.ckpt"}
+    for path, artifact in cap.artifacts.items():
+        assert artifact.content == Path(Path(path).name).read_bytes()
 
 
 def test_inference(cap: Captured, folder: Path) -> None:
@@ -363,10 +419,16 @@ def test_gan(package: str, cap: Captured, folder: Path) -> None:
         """The block's, with its two losses."""
 
     quiet = {**QUIET, "enable_checkpointing": False, "max_epochs": 3, "log_every_n_steps": 1}
-    made = names["L"].Trainer(**quiet)
-    made.fit(Gan(), DataLoader(digits.digits(40), batch_size=20))
+    with tracelet.start_logging(settings=TraceletSettings(optimizer_every=1)):
+        made = names["L"].Trainer(**quiet)
+        made.fit(Gan(), DataLoader(digits.digits(40), batch_size=20))
     written = in_event_files(folder)
     assert arrived(cap) == written
+    # As they were made: the generator's, the discriminator's. Each has its own loss, and counts its steps from 1.
+    for optimizer, loss in (("Adam.0", "g_loss"), ("Adam.1", "d_loss")):
+        measured = arrived(cap, f"optim/{optimizer}/")
+        assert measured[f"optim/{optimizer}/loss"] == [(step + 1, value) for step, value in written[loss]]
+        assert measured[f"optim/{optimizer}/lr/0"] == [(1, 1e-4)]
     assert steps(written, "g_loss") == steps(written, "d_loss") == list(range(6))
     assert made.global_step == 12  # of both optimizers
 
@@ -398,9 +460,12 @@ def test_schedulers(cap: Captured, folder: Path) -> None:
     trainer(max_epochs=21, callbacks=[LearningRateMonitor("step")]).fit(Model(), digits.MyDataModule())
     found = arrived(cap)
     assert as_float32(found) == in_event_files(folder)
-    for name, rates in zip(("lr-Adam", "lr-Adam-1"), zip(*used, strict=True), strict=True):
+    for number, (name, rates) in enumerate(zip(("lr-Adam", "lr-Adam-1"), zip(*used, strict=True), strict=True)):
         assert found[name] == list(enumerate(rates))
-        assert len(set(rates)) == {"lr-Adam": 3, "lr-Adam-1": 42}[name]  # epochs 0-9, 10-19, 20; each step another
+        assert len(set(rates)) == (3, 42)[number]  # epochs 0-9, 10-19, 20; each step another
+        # What is measured is a change, at the first step that has it; steps are counted from 1.
+        changes = [(step + 1, rate) for step, rate in enumerate(rates) if step == 0 or rate != rates[step - 1]]
+        assert arrived(cap, "optim/")[f"optim/Adam.{number}/lr/0"] == changes
 
 
 # -- Testing patterns
@@ -438,11 +503,14 @@ def test_profiling(which: str, cap: Captured, folder: Path) -> None:
     )
     made = names["trainer"]
     made.fit_loop.max_epochs = 12
+    tracelet.start_logging(settings=TraceletSettings(capture_artifacts=("profiles",)))
     # Without validation: torch 2.13's own profiler may crash when a trace spans steps of both.
     made.fit(digits.LitModel(), digits.MyDataModule().train_dataloader())
+    tracelet.stop_logging()
     assert arrived(cap) == in_event_files(folder / LOGS)
     if "Py" in which:
         (trace,) = (folder / "log").glob("*.pt.trace.json")
+        assert cap.artifacts[f"profiles/{trace.name}"].content == trace.read_bytes()
         assert "ProfilerStep#4" in {event["name"] for event in json.loads(trace.read_bytes())["traceEvents"]}
 
 
@@ -457,17 +525,54 @@ def test_transformers(cap: Captured, folder: Path) -> None:
     written = in_event_files(folder)
     assert arrived(cap) == written
     assert steps(written, "train_loss") == list(range(4))
+    assert {name: cap.params[name] for name in ("model_name", "num_labels", "lr")} == {
+        "model_name": "bert-base-uncased",
+        "num_labels": 2,
+        "lr": 2e-5,
+    }
 
 
-def test_wandb(cap: Captured, folder: Path) -> None:
+def finished(names: dict[str, Any]) -> Path:
+    """The file of the block's run, which is over."""
+    file = Path(names["wandb_logger"].experiment.settings.sync_file)  # of a second run, in the first one's folder
+    names["wandb"].finish()
+    return file
+
+
+def test_wandb(cap: Captured) -> None:
     names = run_inside(block(20, FOLDER))
     made = names["trainer"]
     made.fit_loop.max_epochs = made.log_every_n_steps = 1
     made.fit(digits.LitModel(), digits.MyDataModule())
-    names["wandb"].finish()
-    (file,) = folder.rglob("*.wandb")
+    file = finished(names)
     written = in_wandb(file)
+    assert arrived(cap) == written
     assert (steps(written, "train_loss"), steps(written, "val_loss")) == ([0, 1], [1])
+    own = [row["confusion_matrix_table._type"] for row in history(file) if "confusion_matrix_table._type" in row]
+    assert own == ["table-file"]  # the script's own row is there, and W&B's alone
+    assert cap.media() == []
+
+
+def test_wandb_beside_other_loggers(cap: Captured, folder: Path) -> None:
+    """Four loggers, of which each has what arrives once."""
+    source = block(20, FOLDER)
+    store = MlflowStore.fresh(folder)
+    loggers = f"""logger=[
+    wandb_logger, TensorBoardLogger("tb"), CSVLogger("csv"), MLFlowLogger("lit", tracking_uri={store.uri!r})
+]"""
+    given = source.given + "from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger\n"
+    text = source.text()
+    assert text.count("logger=wandb_logger") == 1
+    names = run_inside(dataclasses.replace(source, given=given), text.replace("logger=wandb_logger", loggers))
+    made = names["trainer"]
+    made.fit_loop.max_epochs = made.log_every_n_steps = 1
+    made.fit(digits.LitModel(), digits.MyDataModule())
+    file = finished(names)
+    (rows,) = folder.rglob("metrics.csv")
+    found = arrived(cap)
+    assert found == in_event_files(folder)
+    assert found.pop("hp_metric") == [(0, -1.0)]  # TensorBoard's alone
+    assert found == in_wandb(file) == in_csv(rows) == in_mlflow(folder / "mlflow.db")
 
 
 # -- The table
