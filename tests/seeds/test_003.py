@@ -534,8 +534,9 @@ def test_transformers(cap: Captured, folder: Path) -> None:
 
 def finished(names: dict[str, Any]) -> Path:
     """The file of the block's run, which is over."""
-    file = Path(names["wandb_logger"].experiment.settings.sync_file)  # of a second run, in the first one's folder
+    file = Path(names["wandb_logger"].experiment.settings.sync_file)
     names["wandb"].finish()
+    names["wandb"].teardown()  # its process would write a second run's files where it was started
     return file
 
 
