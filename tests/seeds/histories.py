@@ -9,13 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from numpy import float32
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.processes import until
 from tests.support.wandb_file import history, records
 from tracelet.testing import Captured
 
-__all__ = ["Points", "arrived", "in_csv", "in_event_files", "in_mlflow", "in_wandb"]
+__all__ = ["Points", "arrived", "as_float32", "in_csv", "in_event_files", "in_mlflow", "in_wandb"]
 
 Points: TypeAlias = dict[str, list[tuple[int, float]]]
 
@@ -27,6 +28,11 @@ def arrived(captured: Captured, *beginnings: str, run: Any = None) -> Points:
         if point.name.startswith(beginnings) if beginnings else not point.name.startswith(("optim/", "system/")):
             found.setdefault(point.name, []).append((point.step, point.value))
     return found
+
+
+def as_float32(points: Points) -> Points:
+    """What an event file keeps of numbers that were double."""
+    return {name: [(step, float(float32(value))) for step, value in each] for name, each in points.items()}
 
 
 def in_event_files(folder: Path) -> Points:

@@ -1,6 +1,7 @@
 """Document 000, integrations of bacterial foraging: its blocks run, repaired as the table says, and do what they are for.
 
-So do the examples of the page that says how it is done best; where imports take seconds, in the process of a block.
+What arrives of them is what the libraries' own histories have. The examples of the page that says how it is done best run too;
+where imports take seconds, in the process of a block.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tests.seeds.blocks import HERE, block, blocks, execute, run_inside
+from tests.seeds.histories import Points, arrived, as_float32
 from tests.support.pages import ROOT, examples
 from tests.support.wandb_file import history, records
+from tracelet.testing import Captured, capture
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,6 +38,20 @@ EXAMPLES = examples(PAGE)
 ALONE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 # Those are run beside a block, Lightning's in tests/optim/test_lightning.py.
 ELSEWHERE = {"PyTorch Lightning", "Hugging Face Transformers", "fastai", "Distributed", "Weights & Biases"}
+
+# Around what a process does: all that arrives is in its arrived.json. What it spawns runs the script too, but not this.
+LISTENING = """
+if __name__ == "__main__":
+    import tracelet.testing
+    captured = tracelet.testing.capture()
+    captured.__enter__()
+"""
+HEARD = """
+if __name__ == "__main__":
+    import json
+    with open("arrived.json", "w") as file:
+        json.dump([(point.name, point.step, point.value) for point in captured.points()], file)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +69,25 @@ def events(folder: Path) -> EventAccumulator:
 
 def run_alone(number: int, folder: Path, *, before: str = "", after: str = "", **environment: str) -> Any:
     """Run a block in a process of its own; returns what `after` calls `told`."""
-    told = "\nimport json\nwith open('told.json', 'w') as file:\n    json.dump(told, file)\n" if after else ""
+    tells = "told =" in after
+    told = "\nimport json\nwith open('told.json', 'w') as file:\n    json.dump(told, file)\n" if tells else ""
     execute(block(number, FOLDER), folder, before=before, after=after + told, environment={**ALONE, **environment})
-    return json.loads((folder / "told.json").read_text()) if after else None
+    return json.loads((folder / "told.json").read_text()) if tells else None
+
+
+def heard(folder: Path) -> Points:
+    """What arrived of a process that ran `HEARD`."""
+    found: Points = {}
+    for name, step, value in json.loads((folder / "arrived.json").read_text()):
+        found.setdefault(name, []).append((step, value))
+    return found
+
+
+@pytest.fixture
+def cap() -> Iterator[Captured]:
+    """What arrives of this process."""
+    with capture() as captured:
+        yield captured
 
 
 def then(heading: str) -> str:
@@ -68,7 +102,9 @@ def test_lightning(folder: Path) -> None:
     told = run_alone(
         1,
         folder,
-        after="told = [trainer.global_step, trainer.optimizers[0].best_fitness, trainer.optimizers[0].evaluations]",
+        before=LISTENING,
+        after=HEARD
+        + "told = [trainer.global_step, trainer.optimizers[0].best_fitness, trainer.optimizers[0].evaluations]",
     )
     written = events(folder)
     steps = list(range(1, 51))
@@ -81,17 +117,25 @@ def test_lightning(folder: Path) -> None:
     assert found["train_loss"][0].value == fitness[-1] == pytest.approx(told[1])
     assert told[0] == 50
     assert told[2] == 50 * (20 + 20 + 1)
+    arrives = heard(folder)
+    for name in written.Tags()["scalars"]:  # what Lightning and the callback log: double there, float32 in the file
+        assert as_float32(arrives)[name] == [(event.step, event.value) for event in written.Scalars(name)]
+    assert arrives["optim/HybridBFO/best_fitness"] == arrives["best_fitness"]  # the search itself tells the same
+    assert arrives["optim/HybridBFO/population_diversity"] == arrives["population_diversity"]
+    assert as_float32(arrives)["optim/HybridBFO/loss"][-1] == (50, found["train_loss"][0].value)  # it counts from 1
 
 
 def test_transformers(folder: Path) -> None:
     told = run_alone(
         2,
         folder,
-        before="""
+        before=LISTENING
+        + """
 with torch.no_grad():
     start = model(input_ids=tokens, labels=torch.tensor([each["labels"] for each in train_dataset])).loss.item()
 """,
-        after="""
+        after=HEARD
+        + """
 inner = trainer.optimizer.optimizer
 told = {
     "log": list(trainer.state.log_history),
@@ -114,32 +158,39 @@ torch.save(trainer.optimizer.state_dict(), "optimizer.pt")
     search = torch.load(folder / "optimizer.pt")["state"]["population"]["state"]
     assert search["best_fitness"].item() == told["best_fitness"]
     assert [row["step"] for row in told["example"] if "loss" in row] == [1, 2, 3]
+    arrives = heard(folder)
+    fitness = arrives["optim/AdaptiveBFO/best_fitness"]
+    assert fitness[-1] == (12, told["best_fitness"])
+    assert [step for step, _ in fitness] == list(range(1, 13))
+    assert not [name for name in arrives if not name.startswith("optim/")]  # the Trainer was told to report to nobody
 
 
 def test_fastai(folder: Path) -> None:
     if find_spec("fastai") is None:
         pytest.skip("fastai is not there: the Makefile installs it, without what it depends on")
-    losses = run_alone(3, folder, after="told = learn.recorder.losses\n" + then("fastai"))
+    losses = run_alone(3, folder, before=LISTENING, after=HEARD + "told = learn.recorder.losses\n" + then("fastai"))
     assert len(losses) == 10 * 4
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+    assert heard(folder)["optim/HybridBFO/loss"] == list(enumerate(losses, 1))
 
 
 # -- Distributed training
 
 
-def test_data_parallel() -> None:
+def test_data_parallel(cap: Captured) -> None:
     names = run_inside(block(4, FOLDER))
-    for _ in range(4):
-        loss = names["optimizer"].step(names["closure"])
+    losses = [names["optimizer"].step(names["closure"]) for _ in range(4)]
+    loss = losses[-1]
     assert loss < 0.8 * names["start"]
     assert names["closure"]() == loss == names["optimizer"].best_fitness
     assert names["optimizer"].population.shape == (50, 5)
+    assert arrived(cap, "optim/")["optim/BFO/loss"][1:] == list(enumerate(losses, 2))  # the block makes the first step
 
 
 def test_distributed(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    run_alone(5, folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    run_alone(5, folder, before=LISTENING, after=HEARD, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     (first, losses), (second, others) = (torch.load(folder / f"rank_{rank}.pt") for rank in range(2))
     assert torch.equal(first["weight"], second["weight"])
     assert torch.equal(first["bias"], second["bias"])
@@ -195,9 +246,10 @@ def test_unscaling_in_a_closure_fails() -> None:
         run_inside(dataclasses.replace(source, repairs=tuple(kept)))
 
 
-def test_gradient_accumulation() -> None:
+def test_gradient_accumulation(cap: Captured) -> None:
     names = run_inside(block(7, FOLDER))
     assert names["loss"] < names["start"]
+    assert arrived(cap, "optim/")["optim/BFO/loss"] == [(1, names["loss"])]
     assert names["loss"] == pytest.approx(names["criterion"](names["model"](names["x"]), names["y"]).item(), rel=1e-5)
 
 
@@ -211,16 +263,18 @@ def test_accumulation_over_an_iterator_that_ends() -> None:
     assert torch.equal(names["model"].weight, before)
 
 
-def test_scheduling() -> None:
+def test_scheduling(cap: Captured) -> None:
     names = run_inside(block(8, FOLDER))
     assert names["lengths"] == pytest.approx([0.1 * 0.95 ** max(0, epoch - 1) for epoch in range(5)], rel=1e-4)
+    with_all = arrived(cap, "optim/")
+    assert [step for step, _ in with_all["optim/BFO/loss"]] == list(range(1, 11))
     assert names["dispersals"] == pytest.approx([0.25 * 1.05 ** max(0, epoch - 1) for epoch in range(5)])
 
 
 # -- Monitoring and logging
 
 
-def test_tensorboard(folder: Path) -> None:
+def test_tensorboard(folder: Path, cap: Captured) -> None:
     names = run_inside(block(9, FOLDER))
     returned = [names["optimizer"].step(names["closure"]) for _ in range(101)]
     names["writer"].close()
@@ -231,13 +285,21 @@ def test_tensorboard(folder: Path) -> None:
     assert [event.value for event in written.Scalars("BFO/best_fitness")] == pytest.approx(returned, rel=1e-6)
     assert [event.step for event in written.Histograms("BFO/population")] == [0, 100]
     assert written.Histograms("BFO/population")[0].histogram_value.num == 50 * 5
+    arrives = arrived(cap)
+    assert as_float32(arrives) == {
+        tag: [(event.step, event.value) for event in written.Scalars(tag)] for tag in written.Tags()["scalars"]
+    }
+    assert arrives["Loss/train"] == arrives["BFO/best_fitness"] == list(enumerate(returned))
+    assert arrived(cap, "optim/")["optim/MonitoredBFO/loss"] == list(enumerate(returned, 1))
+    assert [media.step for media in cap.media("BFO/population")] == [0, 100]
 
 
 def test_wandb(folder: Path) -> None:
     told = run_alone(
         10,
         folder,
-        after="told = [optimizer.step(closure) for _ in range(7)]\nwandb.finish()\n" + then("Weights & Biases"),
+        before=LISTENING,
+        after="told = [optimizer.step(closure) for _ in range(7)]\nwandb.finish()\n" + HEARD + then("Weights & Biases"),
         WANDB_DIR=str(folder),
     )
     runs = {}
@@ -252,11 +314,18 @@ def test_wandb(folder: Path) -> None:
     assert [row["loss"] for row in rows] == [row["best_fitness"] for row in rows] == told
     assert all(row["population_diversity"] > 0 for row in rows)
     assert {(row["step_size_max"], row["elimination_prob"]) for row in rows} == {(1.0, 0.05)}
+    # The script's calls are W&B's alone, and have what they have without us; the search tells the same by itself.
+    arrives = heard(folder)
+    assert not [name for name in arrives if not name.startswith("optim/WandBBFO/")]
+    for name in ("loss", "best_fitness", "population_diversity"):
+        assert arrives[f"optim/WandBBFO/{name}"] == list(enumerate((row[name] for row in rows), 1))
+    told_by_watch = {name for row in rows for name in row if not name.startswith(("_", "gradients"))}
+    assert told_by_watch == {"loss", "best_fitness", "population_diversity", "step_size_max", "elimination_prob"}
     _, rows = runs["foraging"]  # the page's
     assert [row["steps"] for row in rows] == list(range(1, 11))
 
 
-def test_metrics_tracking() -> None:
+def test_metrics_tracking(cap: Captured) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -275,6 +344,9 @@ def test_metrics_tracking() -> None:
         "Convergence Rate": metrics["convergence_rate"],
     }
     assert metrics["losses"][-1] < 1e-6 * metrics["losses"][0]
+    arrives = arrived(cap, "optim/")
+    assert arrives["optim/AdaptiveBFO/loss"] == list(enumerate(metrics["losses"], 1))
+    assert arrives["optim/AdaptiveBFO/population_diversity"] == list(enumerate(metrics["diversities"], 1))
 
 
 # -- Production deployment

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 import tracelet
 from tests.seeds import digits
 from tests.seeds.blocks import HERE, block, blocks, run_inside
-from tests.seeds.histories import Points, arrived, in_csv, in_event_files, in_mlflow, in_wandb
+from tests.seeds.histories import Points, arrived, as_float32, in_csv, in_event_files, in_mlflow, in_wandb
 from tests.support import commands
 from tests.support.mlflow_store import MlflowStore
 from tests.support.spine import Spine
@@ -79,11 +79,6 @@ def part(number: int, of: str) -> str:
 def steps(points: Points, name: str) -> list[int]:
     """A metric's steps, in order."""
     return [step for step, _ in points[name]]
-
-
-def as_float32(points: Points) -> Points:
-    """What an event file keeps of numbers that were double."""
-    return {name: [(step, torch.tensor(value).item()) for step, value in each] for name, each in points.items()}
 
 
 # -- Lightning CLI
