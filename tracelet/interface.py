@@ -17,7 +17,7 @@ from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
 from tracelet.core.options import ENV_FILE, Options, read_environment
-from tracelet.core.place import Place, as_asked, as_owned, is_silent_rank, rank_label, take_place
+from tracelet.core.place import Place, as_asked, as_owned, is_silent_rank, know_rank, rank_label, take_place
 from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
 from tracelet.core.processes import home_above, known, run_is_ours
 from tracelet.errors import ConfigurationError
@@ -240,6 +240,8 @@ def begin_under_launcher() -> None:
         plan = _writers_plan(options, run_id, rank_label(), None, None)
     _launched = Experiment(plan)
     lifetime.activate(_launched, options)
+    if not owner:
+        _launched.occasions.when_begun(lambda run=_launched: know_rank(run))
 
 
 def _make_way(launched: Experiment | None, stand_in: Experiment | None, run_id: str | None) -> None:

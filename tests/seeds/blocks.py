@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,7 @@ def execute(
     after: str = "",
     environment: Mapping[str, str] | None = None,
     seconds: float = 200.0,
+    command: Sequence[str] = (sys.executable,),
 ) -> subprocess.CompletedProcess[str]:
     """Run a block in a process of its own, which has to end well.
 
@@ -154,6 +155,7 @@ def execute(
         after: code below it.
         environment: more variables.
         seconds: the process's deadline.
+        command: what runs the script.
     """
     path = source.path
     if source.renamed or source.repairs:
@@ -167,7 +169,7 @@ def execute(
         f"{after}\n"
     )
     done = subprocess.run(
-        [sys.executable, script.name],
+        [*command, script.name],
         cwd=folder,
         env={**os.environ, **(environment or {})},
         capture_output=True,

@@ -25,8 +25,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tests.seeds.blocks import HERE, block, blocks, execute, run_inside
-from tests.seeds.histories import Points, arrived, as_float32
+from tests.seeds.histories import Points, arrived, as_float32, in_mlflow
+from tests.support.commands import TRACELET
 from tests.support.pages import ROOT, examples
+from tests.support.spine import Spine
 from tests.support.wandb_file import history, records
 from tracelet.testing import Captured, capture
 
@@ -187,15 +189,28 @@ def test_data_parallel(cap: Captured) -> None:
     assert arrived(cap, "optim/")["optim/BFO/loss"][1:] == list(enumerate(losses, 2))  # the block makes the first step
 
 
-def test_distributed(folder: Path) -> None:
+def test_distributed(folder: Path, shared_spine: Spine) -> None:
+    """Each rank searches, with the same numbers: those of the second carry its rank."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    run_alone(5, folder, before=LISTENING, after=HEARD, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    execute(
+        block(5, FOLDER),
+        folder,
+        environment={**ALONE, **shared_spine.environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        command=(TRACELET, "run"),
+    )
     (first, losses), (second, others) = (torch.load(folder / f"rank_{rank}.pt") for rank in range(2))
     assert torch.equal(first["weight"], second["weight"])
     assert torch.equal(first["bias"], second["bias"])
     assert len(losses) == len(others) > 5 * 51
     assert losses[-1] + others[-1] < 0.5 * (losses[0] + others[0])
+    shared_spine.settle()
+    arrives = in_mlflow(shared_spine.database)
+    for name in ("best_fitness", "population_diversity", "loss"):
+        points = sorted(arrives[f"optim/BFO/{name}"])
+        assert [step for step, _ in points] == [1, 2, 3, 4, 5]
+        assert sorted(arrives[f"rank1/optim/BFO/{name}"]) == points
+    assert arrives["optim/BFO/loss"][-1][1] == pytest.approx((losses[-1] + others[-1]) / 2)
 
 
 def test_the_page_shares_a_population(folder: Path) -> None:

@@ -20,9 +20,10 @@ from tracelet.core.ranks import rank, shared_run_id
 from tracelet.spoolfile import SpoolDirectory
 
 if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
     from tracelet.core.options import Options
 
-__all__ = ["Place", "as_asked", "as_owned", "is_silent_rank", "rank_label", "take_place"]
+__all__ = ["Place", "as_asked", "as_owned", "is_silent_rank", "know_rank", "rank_label", "take_place"]
 
 _started = count()
 _joined: dict[str, int] = {}  # run id -> the process that has joined it
@@ -76,6 +77,12 @@ def rank_label() -> str:
     """What goes before the names of this process's metrics; empty when it is no rank, or the first."""
     me = rank()
     return f"rank{me.rank}" if me is not None and me.rank > 0 else ""
+
+
+def know_rank(run: Experiment) -> None:
+    """What `mp.spawn` starts is a rank once the script has initialised `torch.distributed`, which is after its beginning."""
+    if not run.plan.rank_label:
+        run.plan = replace(run.plan, rank_label=rank_label())
 
 
 def is_silent_rank() -> bool:
