@@ -1,7 +1,7 @@
 """What listening to Lightning costs: fits of 2,000 tiny steps, listened to and not, in turns within one process.
 
-The CPU clock of the whole process is read around each fit, so what the sender does meanwhile is in it. Not listened to means that
-all patches are off: Lightning's, the SummaryWriter's and the optimizers'.
+The CPU clock of the whole process is read around each fit, so what the sender does meanwhile is in it. Not listened to means
+that all patches are off: Lightning's, the SummaryWriter's and the optimizers'.
 
     python benchmarks/lightning_fit.py --json build/bench-lightning-fit.json
 """
@@ -41,12 +41,14 @@ class Tiny(pl.LightningModule):
         self.layer = nn.Linear(8, 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The mean square of what comes out."""
         loss = self.layer(batch[0]).square().mean()
         self.log("train_loss", loss)
         self.log("weight", self.layer.weight[0, 0])
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The cheapest one."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
