@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -241,7 +242,7 @@ def begin_under_launcher() -> None:
     _launched = Experiment(plan)
     lifetime.activate(_launched, options)
     if not owner:
-        _launched.occasions.when_begun(lambda run=_launched: know_rank(run))
+        _launched.occasions.when_begun(partial(know_rank, _launched))
 
 
 def _make_way(launched: Experiment | None, stand_in: Experiment | None, run_id: str | None) -> None:

@@ -125,7 +125,8 @@ def _finish(
         values, step = _as_for_loggers(trainer, metrics, step)
     values = {name: value for name, value in values.items() if name not in scope.covered}
     if values:
-        record_all(run, values, step, scope.bare_prefix or "", _log_dir(trainer.loggers), scope.covered)
+        at = None if step is None else int(step)
+        record_all(run, values, at, scope.bare_prefix or "", _log_dir(trainer.loggers), scope.covered)
 
 
 def _as_for_loggers(trainer: Any, metrics: Mapping[str, Any], step: int | None) -> tuple[Mapping[str, Any], int | None]:

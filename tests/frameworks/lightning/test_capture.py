@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.frameworks.lightning.training import data, fit, given, keeping, module, module_class, trainer
@@ -189,6 +191,35 @@ def test_faults_of_ours_are_not_the_trainings(
     assert ran.state.finished
     assert not cap.points()
     assert capfd.readouterr().err.count("tracelet: recording what Lightning logs failed (TypeError") == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).partition(".")[2].partition(".")[0]
+        copies = name == "_to_copy" and "device" in (kwargs or {})
+        if copies or name in ("_local_scalar_dense", "nonzero"):
+            self.found[name] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["no logger", "csv"])
+def test_listening_reads_nothing_more(package: ModuleType, home: Path, logged: bool) -> None:
+    def reads() -> Counter[str]:
+        ran = trainer(package, logger=package.loggers.CSVLogger("csv") if logged else False, max_epochs=1)
+        with Reads() as counted:
+            ran.fit(module(package), data())
+        return counted.found
+
+    expected = reads()
+    with runs.running(home, optimizer_every=0):
+        assert reads() == expected
+    assert len({point.name for point in points(home)}) == 5
 
 
 def test_numbers_on_a_device_are_read_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Lightning's TensorBoard, CSV, W&B and MLflow loggers together: each value once, and each logger has what it has without us."""
+"""Lightning's TensorBoard, CSV, W&B and MLflow loggers together: each value once, and each has what it has without us."""
 
 from __future__ import annotations
 
