@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.core.metrics import MetaValue, MetricType
@@ -107,13 +107,8 @@ class Listener:
         """A step is over."""
         self.updates += 1
         groups, known = optimizer.param_groups, self._groups
-        if self.due or len(groups) != len(known):
+        if self.due or len(groups) != len(known) or _differ(groups, known):
             self._record(optimizer, groups)
-        else:
-            for group, seen in zip(groups, known):  # noqa: B905  # of one length; saying so takes longer than the rest
-                if group.get("lr") is not seen.lr or group.get("weight_decay") is not seen.weight_decay:
-                    self._record(optimizer, groups)
-                    break
         if self.updates % self._every == 0:
             self.due = True
             self._hearing.begin()
@@ -130,7 +125,8 @@ class Listener:
         points: list[Point] = []
         if len(groups) != len(self._groups):
             self._meet_groups(optimizer)
-        self._compare(groups, points)
+        if _differ(groups, self._groups) or any(seen.in_tensors for seen in self._groups):
+            self._compare(groups, points)
         if self.due:
             self.due = False
             self._measure(optimizer, self._take_loss(), points)
@@ -239,6 +235,14 @@ class Listener:
             return float(missing)
 
         points.append(self._point("skipped_steps", count.detach(), MetricType.SCALAR, judge=judge))
+
+
+def _differ(groups: Sequence[Mapping[str, Any]], known: Sequence[_Group]) -> bool:
+    """Whether a rate is another object than when it was seen last."""
+    for group, seen in zip(groups, known):  # noqa: B905  # of one length; saying so takes longer than the rest
+        if group.get("lr") is not seen.lr or group.get("weight_decay") is not seen.weight_decay:
+            return True
+    return False
 
 
 def _on_change(told: dict[str, float], rate: str) -> Callable[[float], float | None]:
