@@ -41,7 +41,12 @@ def places(library: Library) -> list[Place]:
 
 def meet(library: Library, trainer: Any) -> None:
     """Know the loggers of a Trainer, and see what they are given."""
-    library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers)
+    known = [reference() for reference in library.beside]
+    if not all(any(logger is each for each in known) for logger in trainer.loggers):
+        # What they are given is none of what another Trainer's were.
+        if (framework := library.of_run()) is not None:
+            framework.recent = once.Recent()
+        library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers)
     for logger in trainer.loggers:
         meet_class(library, type(logger))
 
