@@ -30,6 +30,7 @@ from tests.support.processes import mounted
 from tests.support.wandb_file import history, records
 from tests.support.wandb_runs import OfflineRuns, config
 from tests.support.wandb_server import KEY, WandbServer, serving
+from tracelet.core import tables
 from tracelet.core.links import Link
 from tracelet.core.metrics import Artifact, Gap, Media, Metric, Params, RunEnd, RunStatus, Tags, WriterSeen
 
@@ -187,6 +188,24 @@ class TestMedia:
         if kind != "histogram":
             assert ours.value["path"].rpartition("/")[0] == theirs["path"].rpartition("/")[0]
             assert ours.files[0].path == ours.value["path"]
+
+    def test_a_table_is_wandbs_own(self, tmp_path: Path) -> None:
+        made = tables.table([["a", 1, None], ["ü", -2, 0.5]], ["word", "n", "x"], "t")
+        value = drawn(Media("t", "table", made.data, made.media_type, 0, T0), "t", 7, made.data)
+        theirs = wandb.Table(columns=["word", "n", "x"], data=[["a", 1, None], ["ü", -2, 0.5]])
+        (tmp_path / "t.table.json").write_text(json.dumps(theirs._to_table_json()))
+        assert json.loads(made.data) == json.loads((tmp_path / "t.table.json").read_text())
+        assert {**value.value, "path": "", "sha256": "", "size": 0} == {
+            **{"_type": "table-file", "path": "", "sha256": "", "size": 0, "ncols": 3, "nrows": 2}
+        }
+        assert (value.value["path"], value.files[0].content) == (value.files[0].path, made.data)
+        assert value.value["path"].startswith("media/table/t_7_")
+
+    def test_a_long_table_is_shown_in_part_and_kept_whole(self) -> None:
+        made = tables.table(np.arange(30_000).reshape(15_000, 2), None, "t")
+        drawing = drawn(Media("t", "table", made.data, made.media_type, 0, T0), "t", 7, made.data)
+        assert drawing.value["nrows"] == 10_000
+        assert [len(json.loads(file.content)["data"]) for file in drawing.files] == [10_000, 15_000]  # type: ignore[arg-type]
 
     def test_a_text_is_a_page(self) -> None:
         drawing = drawn(Media("a/b", "text", b"", "text/plain", 0, T0), "a/b", 4, "**ü** <b>".encode())

@@ -61,6 +61,7 @@ class MetricType(str, enum.Enum):
     GRAPH = "graph"
     LAYOUT = "layout"
     HPARAMS = "hparams"
+    TABLE = "table"
 
     def __str__(self) -> str:
         return self.value
@@ -173,6 +174,7 @@ class Media:
         audio           WAV                       mesh        npz of vertices (B, N, 3), colors, faces
         video           GIF                       embedding   zip of tensors.tsv, metadata.tsv, sprite.png
         graph           GraphDef as text          layout      JSON of TensorBoard's custom scalars layout
+        table           JSON of columns, data
 
     Attributes:
         name: The metric's name in the run: the user's tag, behind the writer's label where there is one.

@@ -15,6 +15,7 @@ The state of a run, as it is committed with the cursor:
     about      a hash of what the run's plan said of it: parent, group, notes, tags
     parent     MLflow's id of the parent, when it was found
     images     the run has some
+    tables     paths of those that MLflow's page is told of
     ended      it has ended, as far as is known
     labels     log_dir -> label
     dropped    points that were lost before they had a place in the log
