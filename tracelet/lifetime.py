@@ -264,6 +264,8 @@ def last_ending() -> Ending | None:
 def _leave(run: Experiment, error: BaseException | None) -> None:
     """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
     if not run.active:
+        if nesting.outer_of(run) is not None:
+            _deactivate(run)  # a rank's that records nothing: the outer one is the active one again
         return
     status, reason = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
     try:
