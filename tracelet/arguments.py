@@ -21,7 +21,7 @@ _DEEPEST: Final = 6  # of what comes apart
 _MOST: Final = 200  # parameters of one call
 _LONGEST: Final = 500  # characters of a text
 _MOST_ITEMS: Final = 50  # of a sequence that is written out
-_PLAIN: Final = (str, int, float, bool, type(None))
+_PLAIN: Final = (str, int, float, bool, type(None), os.PathLike)
 _OF_THE_OBJECT: Final = ("self", "cls")
 # Until the process has a list of its own: names whose values are hidden.
 _SECRET: Final = re.compile(
@@ -111,7 +111,7 @@ def _word(value: Any) -> MetaValue:
         return str(value.name)
     if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, _PLAIN | os.PathLike):
+    if isinstance(value, _PLAIN):
         return _cut(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return _of_array(value)
@@ -141,7 +141,7 @@ def _of_items(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview) or length > _MOST_ITEMS or kind.__module__ != "builtins":
         return f"{kind.__name__} of {length}"
     items = sorted(value, key=repr) if isinstance(value, Set) else value
-    if any(not isinstance(item, _PLAIN | os.PathLike) for item in items if not _is_short(item)):
+    if any(not isinstance(item, _PLAIN) for item in items if not _is_short(item)):
         return f"{kind.__name__} of {length}"
     return _cut(repr(list(items)) if isinstance(value, list | Set) else repr(value))
 

@@ -287,7 +287,13 @@ class TestMedia:
         found = session(courier)
         samples = {event["metric"]: event["url"].rpartition(".")[2] for event in found.events("training_debug_image")}
         assert samples == {"image": "png", "text": "md", "audio": "wav", "video": "gif"}
-        assert {event["metric"] for event in found.events("plot")} == {"figure", "histogram", "mesh", "pr_curve", "table"}
+        assert {event["metric"] for event in found.events("plot")} == {
+            "figure",
+            "histogram",
+            "mesh",
+            "pr_curve",
+            "table",
+        }
         assert {artifact["key"] for artifact in found.task()["execution"]["artifacts"]} == {
             "tracelet/mesh/mesh/x/step_3.npz",
             "tracelet/embedding/embedding/x/step_3.zip",
