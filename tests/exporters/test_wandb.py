@@ -144,6 +144,16 @@ def test_what_is_in_a_folder(courier: Courier, runs: OfflineRuns) -> None:
     assert (str(link), link.url) == (f"wandb sync {file.parent}", None)
 
 
+def test_runs_within_one_are_a_group(tmp_path: Path, runs: OfflineRuns) -> None:
+    run = Run("r-2", "fold", "p", f"offline:{tmp_path}", T0, parent="r-0", blobs=str(tmp_path / "blobs"))
+    courier = Courier(WandbExporter, run)
+    courier.deliver(point("loss", 0.5, 7), RunEnd(RunStatus.FINISHED, "", T0))
+    courier.exporter.close()
+    (file,) = runs.files()
+    (first, *_) = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"]
+    assert first.run_group == "r-0"
+
+
 def test_tags_are_words() -> None:
     words = run_tags({"a": "b", "c": "true", "d": "", "": "", "e" * 80: "true", "f": "x" * 80})
     assert words[:3] == ("a:b", "c", "d")
