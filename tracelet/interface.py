@@ -279,9 +279,10 @@ def begin_under_launcher() -> None:
 def call_is_nested() -> bool:
     """Whether a decorated call is within a run, here and now: not in one that a launcher, or a test, has ready for it."""
     outer = _outer()
+    below = home_above() is not None  # a process that began or joined a run left it there; else it is the launcher's
     if outer is None:
-        return _launched is None and not run_is_ours() and captive.captor() is None and is_below_a_run()
-    return outer is not _launched or _adopted
+        return below and captive.captor() is None and is_below_a_run()
+    return outer is not _launched or _adopted or below
 
 
 def _outer() -> Experiment | None:
@@ -384,11 +385,11 @@ def _silent(options: Options, outer: Experiment | None) -> Experiment:
     run = Experiment(plans.of_run(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
     frameworks.install_all(run, options.without_capture())
     if outer is None:
-        run.on_leave = _forget_disabled
-        _disabled = run
+        before, _disabled = _disabled, run
+        run.on_leave = lambda *_: _forget_disabled(before)
     return run
 
 
-def _forget_disabled(*_: object) -> None:
+def _forget_disabled(before: Experiment | None = None) -> None:
     global _disabled
-    _disabled = None
+    _disabled = before

@@ -281,6 +281,31 @@ def test_generators(cap: Captured) -> None:
     assert {run.plan.parent for run in cap.runs[1:]} == {cap.runs[0].id}
 
 
+def test_a_generator_is_around_nothing_of_its_consumer(cap: Captured) -> None:
+    @tracelet.run
+    def values() -> Iterator[int]:
+        yield from range(2)
+
+    for k in values():
+        train(k)
+    assert [(run.name, run.plan.parent) for run in cap.runs] == [("values", ""), ("train", ""), ("train", "")]
+
+
+def test_what_is_disabled(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    @tracelet.run(mode="disabled")
+    def down(n: int) -> int:
+        found = n + (down(n - 1) if n else 0)
+        tracelet.log({"x": n})
+        return found
+
+    assert down(2) == 3
+    assert tracelet.get_active_experiment() is None
+    monkeypatch.setenv("TRACELET_DISABLED", "1")
+    assert train(0.5) == 1.5
+    assert capfd.readouterr().err == ""
+    assert not list(home.rglob("*"))
+
+
 @dataclasses.dataclass
 class Config:
     lr: float

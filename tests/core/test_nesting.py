@@ -128,6 +128,36 @@ class TestPoints:
         asyncio.run(main())
         assert values(cap) == {"outer": [100], "a": [0, 1, 2, 9], "b": [0, 1, 2, 9]}
 
+    def test_tasks_beside_each_other_are_within_nothing(self, cap: Captured) -> None:
+        async def fold(name: str) -> None:
+            with start(name):
+                log(1)
+                await asyncio.sleep(0)
+                log(2)
+
+        async def main() -> None:
+            await asyncio.gather(fold("a"), fold("b"))
+
+        asyncio.run(main())
+        assert values(cap) == {"a": [1, 2], "b": [1, 2]}
+        assert [run.plan.parent for run in cap.runs] == ["", ""]
+
+    def test_cells_of_a_notebook(self, cap: Captured) -> None:
+        """Each is a task of its own, in a context that does not come back."""
+
+        async def cell(code: str) -> None:
+            exec(code, {"tracelet": tracelet, "start": start, "log": log})
+
+        for code in ("tracelet.start_logging('outer')", "start('inner'); log(1)", "tracelet.stop_logging(); log(0)"):
+            asyncio.run(cell(code))
+        outer, inner = cap.runs
+        assert values(cap) == {"outer": [0], "inner": [1]}
+        assert (inner.plan.parent, outer.active) == (outer.id, True)
+        for code in ("start('second'); log(2)", "tracelet.start_logging('next'); log(3)"):
+            asyncio.run(cell(code))
+        assert values(cap) == {"outer": [0], "inner": [1], "second": [2], "next": [3]}
+        assert active.running() == [cap.runs[-1]]
+
     def test_a_context_that_was_copied_from_a_nested_run(self, cap: Captured) -> None:
         with tracelet.start_logging("outer"):
             with start("inner"):

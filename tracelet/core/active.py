@@ -72,12 +72,16 @@ def enclosing() -> Experiment | None:
     """The run that one which is started here and now as a nested one is within, or None.
 
     That is the context's. In a thread that has none, of the runs that the main thread started the innermost: what another
-    thread runs is beside it.
+    thread runs is beside it. In the main thread, where what has a context of its own is another task's or a generator's, the
+    innermost of those whose task is over.
     """
     run = _around(_context.get())
     if run is not None:
         return run
-    return nesting.shared(nesting.of_main_thread(_recording()))
+    runs = nesting.of_main_thread(_recording())
+    if threading.current_thread() is threading.main_thread():
+        runs = [run for run in runs if _is_left(run)]
+    return nesting.shared(runs)
 
 
 def is_muted() -> bool:
@@ -106,10 +110,7 @@ def superseded() -> Experiment | None:
     if run is not None:
         return nesting.outermost(run, running())
     run = _only
-    if run is None or (of := _tasks.get(run.id)) is None:
-        return None
-    task = of()
-    return nesting.outermost(run, running()) if task is None or task.done() else None
+    return nesting.outermost(run, running()) if run is not None and _is_left(run) else None
 
 
 def running() -> list[Experiment]:
@@ -126,7 +127,8 @@ def begin(run: Experiment, outer: Experiment | None = None, options: Options | N
         options: what it was started with.
     """
     with _changing:
-        nesting.put(run, outer, outer is not None and outer is _around(_context.get()), options)
+        by_context = outer is not None and (outer is _around(_context.get()) or _is_left(outer))
+        nesting.put(run, outer, by_context, options)
         _running[run.id] = run
         if (task := _task()) is not None:
             _tasks[run.id] = weakref.ref(task)
@@ -174,6 +176,14 @@ def _recording() -> list[Experiment]:
     """The runs that record; all of them, when none does."""
     runs = list(_running.values())
     return [run for run in runs if run.active] or runs
+
+
+def _is_left(run: Experiment) -> bool:
+    """Whether the asyncio task that started a run is over: its context will never come back."""
+    if (of := _tasks.get(run.id)) is None:
+        return False
+    task = of()
+    return task is None or task.done()
 
 
 def _around(run: Experiment | None) -> Experiment | None:
