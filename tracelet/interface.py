@@ -26,7 +26,7 @@ from tracelet.core.place import (
     rank_label,
     take_place,
 )
-from tracelet.core.plan import new_run_id
+from tracelet.core.plan import BackendTarget, new_run_id
 from tracelet.core.processes import home_above, known, run_is_ours
 from tracelet.errors import ConfigurationError
 from tracelet.guard import swallow
@@ -177,18 +177,20 @@ def start_logging(
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     if place.joins:
         return _join(options, place, given, backend_url, api_key, config)
-    home = outer.plan.home if outer is not None and settings is None else None
-    home = home or (usable_home(options.home) if captor is None else captor.home)
+    around = plans.around(outer, place.parent, options) if nested and settings is None else None
+    if around is not None and "project" not in given:
+        options = replace(options, project=around.project)
+    home = captor.home if captor is not None else around.home if around is not None else usable_home(options.home)
     begun = None
     if run_id is not None:
         begun = identity.find(home, run_id, resume) if place.owner else identity.recall(home, run_id)
-    inherits = outer is not None and begun is None and settings is None and not given & {"backend", "api_key", "url"}
+    inherited = around if begun is None and not given & {"backend", "api_key", "url"} else None
     given |= named
     kinds = options.backend if begun is None or "backend" in given else tuple(each.kind for each in begun.backends)
-    if inherits and outer is not None:
-        backends = outer.plan.backends
+    if captor is not None:
+        backends: tuple[BackendTarget, ...] = ()
     else:
-        backends = targets.resolve(kinds, home, backend_url, api_key) if captor is None else ()
+        backends = inherited.backends if inherited else targets.resolve(kinds, home, backend_url, api_key)
     plan = plans.of_run(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
     if parent is None and (above := outer.id if outer is not None else place.parent):
         plan = replace(plan, parent=above)

@@ -16,7 +16,7 @@ from tracelet.core.place import as_owned
 from tracelet.core.plan import BackendTarget, RunPlan
 from tracelet.core.processes import home_above
 
-__all__ = ["of_run", "of_writer", "within"]
+__all__ = ["around", "of_run", "of_writer", "within"]
 
 
 def of_run(options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool) -> RunPlan:
@@ -70,3 +70,16 @@ def within(outer: Experiment, options: Options) -> Options:
         return replace(options, run_name=None, parent=None)
     own = {name: getattr(options, name) for name in ("group", "tags", "notes", "disabled")}
     return replace(base, run_name=None, parent=None, **own)
+
+
+def around(outer: Experiment | None, above: str, options: Options) -> RunPlan | None:
+    """The plan of the run that a nested one is within; None when there is none, or nobody knows of it any more.
+
+    Args:
+        outer: that run, in this process.
+        above: else its id, in one above.
+        options: the settings of the nested one.
+    """
+    if outer is not None or not above:
+        return None if outer is None else outer.plan
+    return as_owned(of_run(options, usable_home(home_above() or options.home), (), above, owner=False))

@@ -343,7 +343,7 @@ def joins(value):
         run.log_metric("x", value, 1)
 
 if __name__ == "__main__":
-    with tracelet.start_logging("n-outer") as outer:
+    with tracelet.start_logging("n-outer", project="of the outer run") as outer:
         with tracelet.start_logging("n-inner", nested=True) as inner:
             if os.fork() == 0:
                 child(1.0)
@@ -371,9 +371,9 @@ if __name__ == "__main__":
     assert shared.points("n-outer", "x") == [(0, 0.0)]
     assert sorted(shared.points("n-inner", "x")) == [(0, 1.0), (0, 3.0), (1, 4.0)]
     assert shared.points("n-forked", "x") == [(0, 2.0)]
-    assert parents_in_log(shared, "n-inner") == [outer]
-    assert parents_in_log(shared, "n-forked") == [inner]
-    assert parents_in_log(shared, "n-call") == [outer] * 3
+    assert in_log(shared, "n-inner") == [(outer, "of the outer run")]
+    assert in_log(shared, "n-forked") == [(inner, "of the outer run")]
+    assert in_log(shared, "n-call") == [(outer, "of the outer run")] * 3
 
 
 def test_all_end_with_the_script(shared: Client) -> None:
@@ -442,8 +442,8 @@ main()
         assert Path(table).read_text() == f'{{"columns":["sample","wrong"],"data":[[{k},true],[{k + 1},null]]}}'
 
 
-def parents_in_log(shared: Client, name: str) -> list[str]:
-    """The parents of the runs with a name, as the log has them."""
+def in_log(shared: Client, name: str) -> list[tuple[str, str]]:
+    """Parents and projects of the runs with a name, as the log has them."""
     with closing(open_reader(log_path(shared.home))) as db:
         specs = [wire.RunSpec.FromString(spec) for (spec,) in db.execute("SELECT spec FROM runs")]
-    return [spec.parent for spec in specs if spec.name == name]
+    return [(spec.parent, spec.project) for spec in specs if spec.name == name]

@@ -134,17 +134,23 @@ def test_what_is_no_table(given: Any, columns: Any, why: str) -> None:
         tables.table(given, columns, "t")
 
 
-def test_the_first_of_too_many_rows(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_of_too_many_rows(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (tables.MOST_ROWS, tables.MOST_BYTES) == (100_000, 16 * 2**20)
+    monkeypatch.setattr(tables, "MOST_ROWS", 1000)
     content = tables.table(np.arange(tables.MOST_ROWS + 5), None, "many")
     assert content.metadata == {"rows": tables.MOST_ROWS, "columns": 1, "rows_given": tables.MOST_ROWS + 5}
     assert json.loads(content.data)["data"][-1] == [tables.MOST_ROWS - 1]
+    long = range(tables.MOST_ROWS + 5)
+    for given in ({"a": long}, [[k] for k in long], [{"a": k} for k in long], pandas.DataFrame({"a": long})):
+        other = tables.table(given, ["a"], "many")
+        assert (other.metadata, json.loads(other.data)["data"]) == (content.metadata, json.loads(content.data)["data"])
     wide = tables.table([["x" * 1_000_000]] * 20, ["text"], "wide")
     assert wide.metadata == {"rows": 16, "columns": 1, "rows_given": 20}
     assert len(wide.data) <= tables.MOST_BYTES
     assert len(json.loads(wide.data)["data"]) == 16
     said = capfd.readouterr().err.splitlines()
     assert [line.partition(":")[2].partition(" (")[0].strip() for line in said] == [
-        "table many has 100,005 rows: the first 100,000 are recorded",
+        "table many has 1,005 rows: the first 1,000 are recorded",
         "table wide has 20 rows: the first 16 are recorded",
     ]
 

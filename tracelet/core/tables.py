@@ -91,14 +91,15 @@ def _read(given: Any, wanted: list[str] | None) -> tuple[list[str], Iterable[Ite
         return _of_array(array_of(given), wanted)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"{type(given).__name__} is no table: give a DataFrame, a mapping of columns, or rows")
-    listed = list(given)
+    whole = given if isinstance(given, Sequence) else list(given)
+    listed = whole[:MOST_ROWS]
     if any(isinstance(row, Mapping) for row in listed):
-        return _of_mappings(listed, wanted)
+        return _of_mappings(listed, len(whole), wanted)
     if any(isinstance(row, str | bytes) or not isinstance(row, Iterable) for row in listed):
         raise TypeError("a table's rows are sequences or mappings: one of them is neither")
     rows = [list(row) for row in listed]
     names = wanted if wanted is not None else _numbered(max(map(len, rows), default=0))
-    return names, rows, len(rows)
+    return names, rows, len(whole)
 
 
 def _of_columns(given: Mapping[Any, Any], wanted: list[str] | None) -> tuple[list[str], Iterable[Iterable[Any]], int]:
@@ -107,33 +108,32 @@ def _of_columns(given: Mapping[Any, Any], wanted: list[str] | None) -> tuple[lis
         cells = [list(given.values())] if given else []
         return _chosen(names, cells, len(cells), wanted)
     columns = [_listed(column) for column in given.values()]
-    lengths = {len(column) for column in columns}
-    if len(lengths) > 1:
-        raise ValueError(
-            "columns differ in length: " + ", ".join(f"{n} has {len(c)}" for n, c in zip(names, columns, strict=True))
-        )
-    return _chosen(names, zip(*columns, strict=True), lengths.pop(), wanted)
+    lengths = [length for _, length in columns]
+    if len(set(lengths)) > 1:
+        said = ", ".join(f"{name} has {length}" for name, length in zip(names, lengths, strict=True))
+        raise ValueError(f"columns differ in length: {said}")
+    return _chosen(names, zip(*(cells for cells, _ in columns), strict=True), lengths[0], wanted)
 
 
 def _of_mappings(
-    given: Sequence[Mapping[Any, Any]], wanted: list[str] | None
+    given: Sequence[Mapping[Any, Any]], number: int, wanted: list[str] | None
 ) -> tuple[list[str], Iterable[Iterable[Any]], int]:
     if not all(isinstance(row, Mapping) for row in given):
         raise TypeError("a table's rows are sequences or mappings, all of them the same")
     rows = [{_column_name(name): value for name, value in row.items()} for row in given]
     names = wanted if wanted is not None else list(dict.fromkeys(name for row in rows for name in row))
-    return names, ([row.get(name) for name in names] for row in rows), len(rows)
+    return names, ([row.get(name) for name in names] for row in rows), number
 
 
 def _of_array(given: Any, wanted: list[str] | None) -> tuple[list[str], Iterable[Iterable[Any]], int]:
     if given.dtype.names and given.ndim == 1:
-        return _chosen(list(given.dtype.names), given[: MOST_ROWS + 1].tolist(), len(given), wanted)
+        return _chosen(list(given.dtype.names), given[:MOST_ROWS].tolist(), len(given), wanted)
     if given.ndim == 1:
         given = given[:, None]
     if given.ndim != 2:
         raise ValueError(f"a table has two dimensions, not the shape {given.shape}")
     names = wanted if wanted is not None else _numbered(given.shape[1])
-    return names, given[: MOST_ROWS + 1].tolist(), len(given)
+    return names, given[:MOST_ROWS].tolist(), len(given)
 
 
 def _chosen(
@@ -163,12 +163,15 @@ def _is_column(given: Any) -> bool:
     return isinstance(given, Iterable)
 
 
-def _listed(column: Any) -> list[Any]:
+def _listed(column: Any) -> tuple[list[Any], int]:
+    """The cells of a column, as many as are recorded, and how many it has."""
     if not _is_column(column):
         raise ValueError("columns are sequences: one of them is a single value")
     if hasattr(column, "detach"):
-        return list(array_of(column).tolist())
-    return list(column)
+        column = array_of(column)
+    if not hasattr(column, "__len__"):
+        column = list(column)
+    return list(islice(column, MOST_ROWS)), len(column)
 
 
 def _column_name(name: Any) -> str:
