@@ -59,7 +59,7 @@ def log(values: Mapping[str, Any], step: SupportsIndex | None = None) -> None:
         step: the step; 0 is step 0. Without one, the points of each name are counted, and flagged.
     """
     run = _run()
-    if run is None:
+    if run is None or not run.active:  # nothing is read from a device for nothing
         return
     with _LOGGING:
         given: Any = values

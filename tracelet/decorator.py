@@ -51,7 +51,7 @@ def run(
     adopts the launcher's run, as `start_logging` does.
 
     Mappings and dataclasses among the arguments come apart (`config/lr`); models, data sets and other large objects are
-    recorded as the names of their types, arrays and tensors with their shapes, and what has a secret's name not at all.
+    recorded as the names of their types, arrays and tensors with their shapes, and what has a secret's name as `REDACTED`.
 
     Args:
         function: the function; or the runs' name.
@@ -103,6 +103,7 @@ def _decorated(function: Any, params: bool, nested: bool | None, settings: Mappi
                 raise
             finally:
                 context.run(run.__exit__, None if ended is None else type(ended), ended, None)
+                ended = None  # it holds this frame, and all that is in it
 
     else:
 
