@@ -23,7 +23,7 @@ import torch
 import tracelet
 from tracelet import arguments
 from tracelet.core.experiment import Experiment
-from tracelet.core.metrics import Params
+from tracelet.core.metrics import Metric, Params
 from tracelet.testing import Captured, capture
 
 
@@ -39,7 +39,11 @@ def params(cap: Captured, run: Experiment | None = None) -> dict[str, Any]:
 
 def table(cap: Captured) -> list[tuple[str, str, list[float]]]:
     """Name and status of each run, and its values of `x`."""
-    return [(run.name, str(run.status), [point.value for point in cap.points("x", run)]) for run in cap.runs]
+    found: dict[str, list[float]] = {}
+    for run_id, record in cap._records():  # read once, for all runs
+        if isinstance(record, Metric) and record.name == "x":
+            found.setdefault(run_id, []).append(record.value)
+    return [(run.name, str(run.status), found.get(run.id, [])) for run in cap.runs]
 
 
 @tracelet.run
