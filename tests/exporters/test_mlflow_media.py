@@ -143,7 +143,8 @@ class TestKinds:
     def test_mlflow_itself_finds_the_tables(
         self, store: MlflowStore, courier: Courier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)  # load_table does not ask its client's store
+        # load_table does not ask its client's store, but the process's.
+        monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", store.uri)
         for step, frame in enumerate(({"a": [1, 2], "b": ["x", "y"]}, {"a": [3], "b": ["z"]})):
             made = tables.table(frame, None, "t")
             courier.deliver(media("table", "eval/t", made.data, made.media_type, step))
