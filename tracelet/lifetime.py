@@ -51,7 +51,7 @@ _changing = threading.RLock()
 
 def activate(run: Experiment, options: Options) -> None:
     """Make a run the context's, intercept for it, and have it stopped when the process exits."""
-    from tracelet import frameworks
+    from tracelet import frameworks, provenance
 
     run.on_leave = _leave
     with _changing:
@@ -59,6 +59,7 @@ def activate(run: Experiment, options: Options) -> None:
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
+    provenance.begin(run, options)
     _stop_at_exit()
 
 
