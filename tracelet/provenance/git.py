@@ -21,23 +21,20 @@ from typing import Any, Final
 __all__ = ["GitError", "Repository", "find"]
 
 _TIMEOUT: Final = 10.0
-_QUIET: Final = (
-    *("--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.allow=never"),
-    *(
-        "-c",
-        "core.untrackedCache=keep",
-        "-c",
-        "color.ui=false",
-        "-c",
-        "diff.external=",
-        "-c",
-        "log.showSignature=false",
-    ),
-    *("-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "-c", "diff.orderFile=", "-c", "gc.auto=0"),
-)
+_SET: Final = {
+    "color.ui": "false",
+    "core.fsmonitor": "false",
+    "core.hooksPath": "/dev/null",
+    "core.untrackedCache": "keep",
+    "diff.mnemonicPrefix": "false",
+    "diff.noprefix": "false",
+    "gc.auto": "0",
+    "protocol.allow": "never",
+}
+_QUIET: Final = ("--no-pager", *(word for name, value in _SET.items() for word in ("-c", f"{name}={value}")))
 _DIFF: Final = (
     *("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--ignore-submodules=none"),
-    "--submodule=short",
+    *("--submodule=short", "-O/dev/null"),
 )
 _DROPPED: Final = re.compile(
     r"GIT_(TRACE\w*|EXTERNAL_DIFF|PAGER|EDITOR|ASKPASS|SSH\w*|PROXY_COMMAND|REDIRECT_\w+|DIFF_OPTS|FLUSH)"
