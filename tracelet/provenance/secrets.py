@@ -146,7 +146,7 @@ _INLINE: Final = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}(?P
 _HEADER: Final = re.compile(r"(?P<name>[A-Za-z][\w-]{0,60}):\s{1,4}(?P<value>\S.*)")
 _QUERY: Final = re.compile(r"[?&;](?P<name>[\w.-]{1,80})=(?P<value>[^&;\s\"'#]+)")
 _QUERY_NAMES: Final = re.compile(r"sig|signature|x-amz-(signature|credential|security-token)|key", re.IGNORECASE)
-_MAY_NAME: Final = re.compile(r"tok|secr|pass|pwd|cred|auth|bearer|jwt|cook|sess|key|sas|dsn|conn", re.IGNORECASE)
+_MAY_NAME: Final = re.compile(r"tok|secr|pass|pwd|cred|auth|bearer|jwt|cook|sess|key|sas|dsn|conn|login", re.IGNORECASE)
 
 _PIECE: Final = 16 * 1024  # what is searched in one go: other threads wait meanwhile
 _SHORTEST: Final = 6  # a shorter value is a word that other texts have too
