@@ -98,7 +98,7 @@ def test_a_bare_one_a_work_tree_and_the_folder_git_keeps(repository: Repository,
     assert (found.bare, found.commit) == (True, repository.git("rev-parse", "HEAD"))
     repository.git("worktree", "add", "-q", "-b", "side", str(tmp_path / "side"))
     assert find(str(tmp_path / "side")).branch == "side"
-    with pytest.raises(GitError, match="^$"):
+    with pytest.raises(GitError, match=r"^$"):
         find(str(repository.folder / ".git"))
 
 
@@ -116,12 +116,12 @@ def test_a_submodule_with_changes_is_a_change(repository: Repository, tmp_path: 
 def test_none_and_no_git_is_nothing_to_tell(
     tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(GitError, match="^$"):
+    with pytest.raises(GitError, match=r"^$"):
         find(str(tmp_path))
-    with pytest.raises(GitError, match="^$"):
+    with pytest.raises(GitError, match=r"^$"):
         find(str(tmp_path / "gone"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GitError, match="^$"):
+    with pytest.raises(GitError, match=r"^$"):
         find(str(repository.folder))
 
 

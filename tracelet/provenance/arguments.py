@@ -37,7 +37,7 @@ _OTHERS: Final = frozenset(
             "IPython",
             "ipykernel",
         ),
-        *("traitlets", "coverage", "pdb", "trace", "cProfile", "streamlit", "debugpy", "pydevd", "tracelet"),
+        *("traitlets", "hydra", "coverage", "pdb", "trace", "cProfile", "streamlit", "debugpy", "pydevd", "tracelet"),
     )
 )
 # LightningCLI's parsers: what they make is its configuration, which the Lightning framework records.
