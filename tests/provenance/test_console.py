@@ -23,7 +23,7 @@ from tracelet import provenance
 from tracelet.core.metrics import Artifact, RunStatus
 from tracelet.core.options import Options
 from tracelet.provenance import console
-from tracelet.provenance.console import Lines
+from tracelet.provenance.printed import Lines
 
 
 @contextmanager

@@ -11,7 +11,6 @@ are left out, and what looks like a secret is replaced.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 from collections import deque
@@ -19,21 +18,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.guard import Guard, say
-from tracelet.provenance.secrets import MARK, KeyBlocks, learn_environment, redacted_text
 from tracelet.transport.background import importing
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
+    from tracelet.provenance.printed import Lines
 
-__all__ = ["Console", "Lines"]
+__all__ = ["Console"]
 
 _EVERY: Final = 1.0
 _CHUNK: Final = 2**20
 _MOST_CHUNKS: Final = 100
 _MOST_WAITING: Final = 10_000  # pieces that are printed between two looks
-_LONGEST_LINE: Final = 64 * 1024
 _KEEPING: Final = Guard("keeping what is printed")
-_ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 class Console:
@@ -89,11 +86,15 @@ class Console:
     def _work(self) -> None:
         with _KEEPING:
             with importing():
-                learn_environment()
+                from tracelet.provenance.secrets import learn_environment
+            learn_environment()
             while not self._end.wait(_EVERY):
                 self._keep(last=False)
 
     def _keep(self, last: bool) -> None:
+        from tracelet.provenance.printed import Lines
+        from tracelet.provenance.secrets import redacted_text
+
         if len(self._printed) == _MOST_WAITING:
             say("more is printed than can be kept: what came before is left out of the run's console", key="console")
         whole: list[str] = []
@@ -124,41 +125,6 @@ class Console:
         self._told = text
         content = text.encode(errors="replace")
         self._run.record_artifact(f"console/{self._number:04}.log", content, "text/plain")
-
-
-class Lines:
-    """The lines of one stream, as a terminal would leave them."""
-
-    def __init__(self) -> None:
-        self._open = ""
-        self._keys = KeyBlocks()
-
-    def add(self, text: str) -> list[str]:
-        """The lines that a piece of text completes."""
-        *whole, self._open = (self._open + text).split("\n")
-        if len(self._open) > _LONGEST_LINE:
-            if "\r" in self._open:
-                self._open = _last_state(self._open)
-            if len(self._open) > _LONGEST_LINE:
-                whole.append(self._open)
-                self._open = ""
-        return [said for line in whole if (said := self._of(line)) is not None]
-
-    def rest(self) -> str:
-        """The line that is not over yet."""
-        return _last_state(self._open)
-
-    def _of(self, line: str) -> str | None:
-        line = _last_state(line)
-        if not self._keys.hides(line):
-            return line
-        return MARK if "-----BEGIN " in line else None
-
-
-def _last_state(line: str) -> str:
-    """What of a line is seen when a carriage return has taken the cursor back, perhaps often."""
-    states = [state for state in _ANSI.sub("", line).split("\r") if state.strip()]
-    return states[-1].rstrip() if len(states) > 1 else (states[0] if states else "")
 
 
 class _Watch:

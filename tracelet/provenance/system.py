@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Looks", "SystemMetrics"]
 
 _LOOKING: Final = Guard("measuring the system")
+_SOON: Final = 0.05  # start_logging returns first
 _SHORTEST: Final = 0.1  # seconds; a rate of less is noise
 _COLLECTOR: Final = "tracelet_collector"
 
@@ -72,6 +73,7 @@ class SystemMetrics:
         self._closed = True
 
     def _work(self) -> None:
+        self._end.wait(_SOON)
         with _LOOKING:
             with importing():
                 import psutil  # noqa: F401
