@@ -333,10 +333,12 @@ def _adopt_launched(
             kinds = tuple(backend.kind for backend in plan.backends) if named else options.backend
             changes["backends"] = targets.resolve(kinds, plan.home, backend_url, api_key)
         run.revise(replace(plan, **changes))
-        if "pytorch" in given:
-            from tracelet import frameworks
+        from tracelet import frameworks, provenance
 
+        if "pytorch" in given:
             frameworks.install_all(run, options)
+        if provenance.SETTINGS & given:
+            provenance.begin(run, options)
     elif "tags" in given:
         run.set_tags(options.tags)
     for inner in nesting.within(run, active.running()):

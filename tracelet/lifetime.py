@@ -68,7 +68,7 @@ def activate(run: Experiment, options: Options, outer: Experiment | None = None)
         options: what it was started with.
         outer: the run that it is within.
     """
-    from tracelet import frameworks
+    from tracelet import frameworks, provenance
 
     run.on_leave = _leave
     with _changing:
@@ -76,6 +76,7 @@ def activate(run: Experiment, options: Options, outer: Experiment | None = None)
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
+    provenance.begin(run, options)
     _stop_at_exit()
 
 

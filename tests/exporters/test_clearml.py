@@ -246,8 +246,9 @@ class TestPoints:
         assert task["hyperparams"]["tracelet"]["parent"]["value"] == "r-0"
         assert configuration(courier, "tracelet.run") == {"labels": {"runs/a": "a"}, "dropped_points": 7}
         courier.restart()
-        courier.deliver(Tags({"a": "3"}, T0))
+        courier.deliver(Tags({"a": "3", "git.commit": "a" * 40}, T0))
         assert session(courier).task()["tags"] == ["a:3", "b:x:y", "group:g", "plain"]
+        assert session(courier).task()["hyperparams"]["tracelet"]["git.commit"]["value"] == "a" * 40
 
     def test_params(self, courier: Courier) -> None:
         courier.deliver(Params({"lr": 0.1, "opt/n": 3, "on": True, "word": ""}, T0))

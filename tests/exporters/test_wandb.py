@@ -159,6 +159,7 @@ def test_tags_are_words() -> None:
     assert words[:3] == ("a:b", "c", "d")
     assert all(0 < len(word) <= 64 for word in words)
     assert len(set(words)) == len(words) == 5
+    assert run_tags({"git.commit": "a" * 40, "command": "python train.py", "a": "b"}) == ("a:b",), "no words to sort by"
 
 
 @pytest.mark.parametrize(

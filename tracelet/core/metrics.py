@@ -10,9 +10,10 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 __all__ = [
+    "FACTS",
     "INLINE_BYTES",
     "POINTS",
     "Artifact",
@@ -31,6 +32,13 @@ __all__ = [
     "WriterSeen",
     "infer_type",
 ]
+
+# Tags that say what a run was, and that tracelet finds out by itself. No words to sort runs by: where a tracker has only such
+# words for tags, these are kept in another place.
+FACTS: Final = frozenset(
+    {"command", "cpu", "git.branch", "git.commit", "git.dirty", "git.repository", "gpu", "host.name", "os"}
+    | {"python.version", "script", "user.name"}
+)
 
 MetaValue: TypeAlias = "str | float | int | bool"
 
