@@ -1,7 +1,8 @@
-"""What listening to a framework costs: the steps of population optimizers, with a run and without.
+"""What listening to a framework costs: the steps of optimizers, with a run and without.
 
 Blocks of steps with the hooks on and off take turns within one process, over one optimizer, and the CPU clock of the training
-thread is read around them. A step is a round of the algorithm over a whole population.
+thread is read around them. A step of a population optimizer is a round of the algorithm over a whole population; one of an
+ordinary optimizer is forward, backward and update.
 
     python benchmarks/frameworks.py --json build/bench-frameworks.json
 """
@@ -22,10 +23,12 @@ from home import temporary_home
 from machine import describe
 from report import Report
 from torch import nn
+from torch.optim import optimizer as torch_optimizer
 
 import tracelet
 from tracelet.frameworks.optimizers import OptimizersFramework
 from tracelet.optim import BFO, AdaptiveBFO, HybridBFO, PopulationObjective, batched
+from tracelet.settings import TraceletSettings
 
 
 def network(kind: Any, **settings: Any) -> Callable[[], Any]:
@@ -63,13 +66,49 @@ CASES: list[tuple[str, Callable[[], Callable[[], Any]], int, float | None]] = [
 ]
 
 
-def listening(report: Report, rounds: int) -> None:
+def training(kind: Any, rates: dict[str, Any]) -> Callable[[], Any]:
+    """A step of training a network of 25,450 weights, on a batch of 64."""
+    model = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    x, y = torch.randn(64, 784), torch.randint(10, (64,))
+    optimizer = kind(model.parameters(), **rates)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+ORDINARY: list[tuple[str, Callable[[], Callable[[], Any]], int, float | None]] = [
+    ("SGD, a network, every 50th recorded", lambda: training(torch.optim.SGD, {"lr": 1e-3}), 100, 0.03),
+    ("Adam, a network, every 50th recorded", lambda: training(torch.optim.Adam, {"lr": 1e-4}), 100, 0.03),
+]
+
+
+def without(report: Report) -> None:
+    """What is in the way of an optimizer when nobody listens."""
+    places = (torch.optim.Optimizer, torch.autograd, torch.nn.utils, torch.amp.GradScaler)
+    before = [dict(vars(place)) for place in places]
+    with temporary_home() as home:
+        os.environ.update(home.environment())
+        tracelet.start_logging(exp_name="silent", project="benchmark", settings=TraceletSettings(optimizer_every=0))
+        untouched = [dict(vars(place)) for place in places] == before
+        hooks = len(torch_optimizer._global_optimizer_pre_hooks) + len(torch_optimizer._global_optimizer_post_hooks)
+        tracelet.stop_logging()
+    none = untouched and hooks == 0
+    report.add("hooks and patches with optimizer_every=0", "none" if none else "some", target="none", met=none)
+
+
+def listening(
+    report: Report, rounds: int, cases: list[tuple[str, Callable[[], Callable[[], Any]], int, float | None]]
+) -> None:
     """CPU of the training thread that listening adds to a step."""
     with temporary_home() as home:
         os.environ.update(home.environment())
         home.start_collector()
         run = tracelet.start_logging(exp_name="steps", project="benchmark")
-        for title, build, steps, target in CASES:
+        for title, build, steps, target in cases:
             step = build()
             step()
             times: dict[bool, list[float]] = {True: [], False: []}
@@ -84,7 +123,7 @@ def listening(report: Report, rounds: int) -> None:
             added = statistics.median(on - off for on, off in zip(times[True], times[False], strict=True))
             report.add(
                 f"added to a step of {title}",
-                f"{added:.0f} µs, {added / bare:.1%}",
+                f"{added:.1f} µs, {added / bare:.1%}",
                 beside=f"a step {bare:.0f} µs",
                 target=f"≤ {target:.0%}" if target else "",
                 met=added / bare <= target if target else None,
@@ -102,7 +141,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     report = Report("listening to optimizers", describe(Path(tempfile.gettempdir()), ["torch"]))
-    listening(report, args.rounds)
+    without(report)
+    listening(report, args.rounds, ORDINARY)
+    listening(report, args.rounds, CASES)
     report.show(args.json)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tracelet.core.metrics import Metric, MetricType
     from tracelet.core.smoothing import smooth
     from tracelet.decorator import run
+    from tracelet.frameworks.losses import log_terms, watch_losses
     from tracelet.interface import get_active_experiment, start_logging, stop_logging
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "log_image",
     "log_params",
     "log_table",
+    "log_terms",
     "log_text",
     "log_video",
     "run",
@@ -55,6 +57,7 @@ __all__ = [
     "start_logging",
     "stop_logging",
     "testing",
+    "watch_losses",
 ]
 
 _HOMES = {
@@ -70,6 +73,7 @@ _HOMES = {
     "log_image": "tracelet.api",
     "log_params": "tracelet.api",
     "log_table": "tracelet.api",
+    "log_terms": "tracelet.frameworks.losses",
     "log_text": "tracelet.api",
     "log_video": "tracelet.api",
     "run": "tracelet.decorator",
@@ -78,6 +82,7 @@ _HOMES = {
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",
     "testing": "tracelet.testing",
+    "watch_losses": "tracelet.frameworks.losses",
 }
 
 

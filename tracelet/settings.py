@@ -92,7 +92,7 @@ class TraceletSettings(BaseSettings):
         tags: tags of the run: a mapping, words, or "a=1,b".
         notes: a text about the run, in Markdown.
         optimizer_every: steps between two records of an optimizer, 0 for no records; None for each one's own rhythm (every
-            step of a population optimizer).
+            step of a population optimizer, every 50th of an ordinary one).
         optimizer_status: record all numbers of a population optimizer's `status`.
         optimizer_histogram_every: steps between two histograms of a population; 0 for none.
         capture_artifacts: files that libraries write and that become artifacts: checkpoints, exports, profiles.

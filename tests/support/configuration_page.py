@@ -34,7 +34,7 @@ MADE = {
     "home": "the platform's state directory (`~/.local/state/tracelet`)",
     "run_name": "the script's name and the time",
     "spool_cap_bytes": "2 GiB, or a tenth of the disk",
-    "optimizer_every": "each one's own rhythm: every step of a population optimizer",
+    "optimizer_every": "each one's own rhythm: every step of a population optimizer, every 50th of an ordinary one",
 }
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsFloat, SupportsIndex, TypeVar
 
-from tracelet.core.metrics import MetricType
+from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.plan import RunPlan
 from tracelet.core.recorder import Recorder
 from tracelet.core.values import as_float, as_meta, as_step
@@ -85,6 +85,31 @@ class Logbook(Recording):
             step = None if iteration is None else as_step(iteration)
             kind, meta = MetricType.word(metric_type), as_meta(metadata or {})
             (self._recorder or self._begin()).enhanced(str(name), as_float(value), kind, step, time.time(), meta)
+
+    def record_point(
+        self,
+        name: str,
+        value: float,
+        kind: MetricType,
+        step: int | None,
+        wall_time: float,
+        metadata: Mapping[str, MetaValue],
+        log_dir: str = "",
+    ) -> None:
+        """Record a point as of some moment: for what was read from a device after that.
+
+        Args:
+            name: the metric's name.
+            value: float64.
+            kind: its type.
+            step: None counts per name.
+            wall_time: the moment, in seconds.
+            metadata: what belongs to it.
+            log_dir: whose name it is: empty for the script's own.
+        """
+        if self.active:
+            recorder = self._recorder or self._begin()
+            recorder.enhanced(name, value, kind.value, step, wall_time, metadata, log_dir)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters: constants of the run. One that changes later is kept as a tag where a tracker refuses it."""

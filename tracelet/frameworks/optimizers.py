@@ -1,30 +1,32 @@
-"""Optimizers: what every step of a population optimizer tells of itself, by torch's global step hooks.
+"""Optimizers: what every step leaves in a run, by torch's global step hooks.
 
-The hooks reach optimizers that were made before, and subclasses of the user's. They fire twice when a subclass calls
-`super().step()`: the optimizer tells whether a step has ended since it was last asked, so each is recorded once.
+The hooks reach optimizers that were made before, and subclasses of the user's. Each step is recorded once: an ordinary one as
+`steps` counts it; a population optimizer tells whether a step has ended since it was last asked.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Mapping
-from itertools import chain, count
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from tracelet.core.active import current
+from tracelet.frameworks import ordinary, populations
+from tracelet.frameworks.backwards import leaves
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.patching import MethodPatch, after
-from tracelet.frameworks.populations import Listener
-from tracelet.guard import swallow
+from tracelet.frameworks.hearing import Hearing
+from tracelet.frameworks.optimizer_hooks import Hooks
+from tracelet.frameworks.optimizer_names import ByObject, Names
+from tracelet.frameworks.reading import Reader, is_scalar
+from tracelet.frameworks.scaling import unscaled
+from tracelet.frameworks.steps import Stepping, here, is_capturing
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options
 
 __all__ = ["OptimizersFramework"]
 
-T = TypeVar("T")
 # Never imported from here: who has no such optimizer does not pay for it.
 _POPULATIONS: Final = "tracelet.optim.population"
 
@@ -34,25 +36,31 @@ class OptimizersFramework(Framework):
 
     Args:
         every: steps between two records of an optimizer; None for each one's own rhythm (every step of a population
-            optimizer), 0 for none.
+            optimizer, every 50th of an ordinary one), 0 for none.
         status: of a population optimizer, record all numbers of its `status`.
         histogram_every: steps between two histograms of a population; 0 for none.
+
+    Attributes:
+        kept: what is kept of each optimizer, by its identity.
     """
 
     identifier: ClassVar[str] = "optimizers"
-    module: ClassVar[str] = "torch.optim.optimizer"
+    module: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch"
     since: ClassVar[tuple[int, ...]] = (2, 2)
-    _hook: ClassVar[Any] = None
-    _met: ClassVar[MethodPatch | None] = None
+    _hooks: ClassVar[Hooks] = Hooks()
 
     def __init__(self, every: int | None = None, status: bool = False, histogram_every: int = 100) -> None:
         super().__init__(captures=every != 0)
         self.every = every
         self.status = status
         self.histogram_every = histogram_every
-        self._names = _Names()
-        self._listeners = _ByObject[Listener]()
+        self.kept: dict[int, Any] = {}
+        self._names = Names()
+        self._searches = ByObject[populations.Listener]()
+        self._recorded: dict[str, ordinary.Listener] = {}
+        self._hearing = Hearing(self._recorded, self._hooks.hearing)
+        self._reader: Reader | None = None
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -71,136 +79,160 @@ class OptimizersFramework(Framework):
     @classmethod
     def patch(cls, module: ModuleType) -> None:
         """Hook into the steps and constructions of all optimizers; when that is done, do nothing."""
-        if cls._hook is None:
-            cls._hook = module.register_optimizer_step_post_hook(_on_step)
-        if cls._met is None:
-            # How many there are of a class has to be known before the first of them steps.
-            cls._met = MethodPatch(module.Optimizer, "__init__", after("meeting an optimizer", _on_init))
-        cls._met.install()
+        cls._hooks.install(module)
 
     @classmethod
     def unpatch(cls) -> None:
         """Take the hooks off; when they are not on, do nothing."""
-        if cls._hook is not None:
-            cls._hook.remove()
-            cls._hook = None
-        if cls._met is not None:
-            cls._met.uninstall()
+        cls._hooks.uninstall()
+
+    def start_tracking(self) -> None:
+        """Record the steps of optimizers; also again, after `stop_tracking`.
+
+        Raises:
+            ConfigurationError: no run was given by `initialize`.
+        """
+        super().start_tracking()
+        if self.tracking and self._experiment is not None:
+            self._hooks.hearing(self._hearing)
+            self._experiment.occasions.before_end(self._hearing.end)
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """How many steps each ordinary optimizer has made, by its name in the run."""
+        return {name: listener.updates for name, listener in self._recorded.items()}
+
+    @property
+    def reader(self) -> Reader:
+        """What reads numbers for the run."""
+        if self._reader is None:
+            assert self._experiment is not None
+            self._reader = Reader(self._experiment)
+        return self._reader
+
+    # -- what the hooks call
 
     def met(self, optimizer: Any) -> None:
         """There is an optimizer."""
         self._names.met(optimizer)
 
-    def stepped(self, optimizer: Any) -> None:
+    def searched(self, optimizer: Any) -> None:
         """A population optimizer's step returned: record it, if it was one."""
         heard = optimizer._heard()
         if heard is None or self._experiment is None:  # a hook fired again; or the search is over
             return
         state, numbers = heard
-        if state.positions.is_cuda and sys.modules["torch"].cuda.is_current_stream_capturing():
+        if is_capturing(state.positions):
             return  # a graph is being recorded: reading would spoil it
-        listener = self._listeners.get(optimizer)
+        listener = self._searches.get(optimizer)
         if listener is None:
             name = self._names.of(optimizer)
-            listener = Listener(self._experiment, name, self.every or 1, self.status, self.histogram_every)
-            self._listeners.put(optimizer, listener)
+            listener = populations.Listener(self._experiment, name, self.every or 1, self.status, self.histogram_every)
+            self._searches.put(optimizer, listener)
         listener.stepped(optimizer, state, numbers)
+
+    def skipped(self, optimizer: Any) -> None:
+        """A GradScaler did not let an optimizer step."""
+        kept = self.kept.get(id(optimizer))
+        if kept is None or kept.optimizer() is not optimizer:
+            kept = self.keep(optimizer)
+        if isinstance(kept, ordinary.Listener):
+            kept.skipped(optimizer)
+
+    def hears(self) -> None:
+        """Something is heard in this thread: forget what was heard in another run, or long ago."""
+        if here.since is not self._hearing.since:
+            here.forget(self._hearing.since)
+
+    def after_backward(self, tensors: Any, inputs: Sequence[Any]) -> None:
+        """`backward()` returned.
+
+        Args:
+            tensors: on what it was called.
+            inputs: the only ones whose gradients it changed; empty for all.
+        """
+        losses = [
+            tensor for tensor in (tensors if isinstance(tensors, list | tuple) else [tensors]) if is_scalar(tensor)
+        ]
+        if not losses or is_capturing(losses[0]):
+            return
+        self.hears()
+        loss, scale = losses[0], None
+        if here.scaled:
+            loss, scale, here.scaled = unscaled(here.scaled, loss)
+        loss = loss.detach()
+        for other in losses[1:]:  # their gradients add up
+            loss = loss + other.detach()
+        changed: list[ordinary.Listener] = []
+        if self._hearing.is_due():
+            loss = loss.clone() if len(losses) == 1 else loss
+            changed = self._changed(losses, inputs) if len(self._recorded) > 1 else []
+        here.losses.heard(loss, scale, changed)
+
+    def _changed(self, losses: Sequence[Any], inputs: Sequence[Any]) -> list[ordinary.Listener]:
+        """The optimizers to whose gradients some losses have added."""
+        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
+        known = [(listener, listener.optimizer()) for listener in list(self._recorded.values())]
+        return [each for each, it in known if it is not None and not reached.isdisjoint(each.parameters(it))]
+
+    def wants_norm(self, parameter: int) -> bool:
+        """Whether the norm of gradients that are clipped now is recorded.
+
+        Args:
+            parameter: the identity of one whose gradient is among them.
+        """
+        for listener in self._recorded.values():
+            optimizer = listener.optimizer()
+            if optimizer is not None and parameter in listener.parameters(optimizer):
+                return listener.due
+        return True  # of an optimizer that has not stepped yet
+
+    def keep(self, optimizer: Any) -> Stepping | None:
+        """Know an optimizer that steps; None when nothing is recorded."""
+        run = self._experiment
+        if run is None or not run.active:
+            return None
+        kept: Stepping
+        key, known = id(optimizer), self.kept
+
+        def forget(gone: weakref.ref[Any]) -> None:
+            if (other := known.get(key)) is not None and other.optimizer is gone:
+                del known[key]
+
+        reference = weakref.ref(optimizer, forget)
+        if _is_population(type(optimizer)):
+            kept = _Search(self, reference)
+        else:
+            every = self.every or ordinary.EVERY
+            kept = ordinary.Listener(run, self.reader, reference, self._name, self._hearing, every)
+        known[key] = kept
+        return kept
+
+    def _name(self, listener: ordinary.Listener) -> str:
+        name = self._names.of(listener.optimizer())
+        self._recorded[name] = listener
+        self._hearing.met()
+        return name
+
+
+class _Search:
+    """A population optimizer among those whose steps are under way."""
+
+    due = False
+
+    def __init__(self, framework: OptimizersFramework, optimizer: weakref.ref[Any]) -> None:
+        self._framework = framework
+        self.optimizer = optimizer
+        self.inner: Stepping | None = self  # it tells by itself whether a step has ended
+
+    def begins(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Its step begins."""
+
+    def ended(self, optimizer: Any) -> None:
+        """Its step returned."""
+        self._framework.searched(optimizer)
 
 
 def _is_population(kind: type) -> bool:
     module = sys.modules.get(_POPULATIONS)
     return module is not None and issubclass(kind, module.PopulationOptimizer)
-
-
-def _framework() -> OptimizersFramework | None:
-    run = current()
-    if run is None or not run.active:
-        return None
-    framework = run._frameworks.get(OptimizersFramework.identifier)
-    return framework if framework is not None and framework.tracking else None
-
-
-def _on_init(optimizer: Any, *_: Any, **__: Any) -> None:
-    if _is_population(type(optimizer)) and (framework := _framework()) is not None:
-        framework.met(optimizer)
-
-
-def _on_step(optimizer: Any, *_: Any) -> None:
-    try:
-        if _is_population(type(optimizer)) and (framework := _framework()) is not None:
-            framework.stepped(optimizer)
-    except Exception as error:
-        swallow("recording an optimizer's step", error)
-
-
-class _ByObject(Generic[T]):
-    """Something for each of some objects, as long as they live: whatever they say of equality, and of their hash."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[weakref.ref[Any], T]] = {}
-
-    def get(self, thing: Any) -> T | None:
-        kept = self._kept.get(id(thing))
-        return kept[1] if kept is not None and kept[0]() is thing else None
-
-    def put(self, thing: Any, value: T, gone: Callable[[T], Any] = lambda _: None) -> None:
-        """Keep a value. `gone` is called with it when the object is gone."""
-        key = id(thing)
-
-        def forget(reference: weakref.ref[Any]) -> None:
-            if (kept := self._kept.get(key)) is not None and kept[0] is reference:
-                del self._kept[key]
-            gone(value)
-
-        self._kept[key] = (weakref.ref(thing, forget), value)
-
-
-class _Met:
-    """An optimizer that there is, or was."""
-
-    named = False
-
-
-class _Names:
-    """What the optimizers of a run are called.
-
-    The name is that of the class. Of several, each is called with what its parameters' names begin with (`generator.BFO`), or
-    with its number in the order of their making (`BFO.0`). The first one keeps its plain name when nobody knew of the second.
-    """
-
-    def __init__(self) -> None:
-        self._met = _ByObject[_Met]()
-        # In the order of their making; none that is gone without a name.
-        self._of_class: dict[str, dict[_Met, None]] = {}
-        self._taken: dict[str, None] = {}
-
-    def met(self, optimizer: Any) -> _Met:
-        """Know an optimizer among those of its class."""
-        if (known := self._met.get(optimizer)) is not None:
-            return known
-        mine, others = _Met(), self._of_class.setdefault(type(optimizer).__name__, {})
-        others[mine] = None
-        self._met.put(optimizer, mine, lambda met: None if met.named else others.pop(met, None))
-        return mine
-
-    def of(self, optimizer: Any) -> str:
-        """The name of an optimizer that begins to be recorded."""
-        kind, mine = type(optimizer).__name__, self.met(optimizer)
-        of_class = self._of_class.setdefault(kind, {})
-        of_class.setdefault(mine, None)  # it may have become of another class
-        known = list(of_class)
-        names = [kind] if known == [mine] else []
-        if not names and (prefix := _prefix(optimizer)):
-            names.append(f"{prefix}.{kind}")
-        numbered = (f"{kind}.{number}" for number in count(known.index(mine)))
-        name = next(name for name in chain(names, numbered) if name not in self._taken)
-        self._taken[name] = None
-        mine.named = True
-        return name
-
-
-def _prefix(optimizer: Any) -> str:
-    """The module that all parameters of an optimizer are in, where it was given their names."""
-    names = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
-    first = {name.partition(".")[0] for name in names if "." in name}
-    return first.pop() if len(first) == 1 and all("." in name for name in names) else ""

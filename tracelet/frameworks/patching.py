@@ -65,20 +65,23 @@ class MethodPatch:
         Raises:
             KeyError: the class has no such method of its own, the module no such function.
         """
-        from wrapt import FunctionWrapper
-
         with _changing:
             present = self._owner.__dict__[self._name]
             if self._wrapper is not None and _holds(present, self._wrapper):
                 self._switch.on = True
                 return
             self._switch.on = False  # a wrapper that is out of sight must not record a second time
-            if isinstance(FunctionWrapper.__init__, types.FunctionType):
-                say("wrapt runs without its C extension: each intercepted call takes about 7 times as long")
             self._switch = Switch()
             self._original = present
-            self._wrapper = FunctionWrapper(present, self._build(self._switch))
+            self._wrapper = self._wrap(present)
             setattr(self._owner, self._name, self._wrapper)
+
+    def _wrap(self, present: Any) -> Any:
+        from wrapt import FunctionWrapper
+
+        if isinstance(FunctionWrapper.__init__, types.FunctionType):
+            say("wrapt runs without its C extension: each intercepted call takes about 7 times as long")
+        return FunctionWrapper(present, self._build(self._switch))
 
     def uninstall(self) -> None:
         """Put the original back if nobody wrapped on top, else switch off."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core import contents
 from tracelet.core.labels import MEASURED
 from tracelet.core.metrics import MetricType
+from tracelet.frameworks.optimizer_settings import settings
 from tracelet.guard import say
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Listener:
         """
         if not self._told_settings:
             self._told_settings = True
-            self._run.log_params(_settings(optimizer, state, self._prefix))
+            self._run.log_params(settings(optimizer, self._prefix))
         if (state.steps - 1) % self._every == 0:
             self._record(numbers, state.steps)
         if self._histogram_every and (state.steps - 1) % self._histogram_every == 0:
@@ -97,23 +98,3 @@ class Listener:
         if sampled > 1:
             content = content._replace(metadata={**content.metadata, "every_nth_value": sampled})
         self._run.record_media(f"{self._prefix}/population", MetricType.HISTOGRAM, content, steps, None, MEASURED)
-
-
-def _settings(optimizer: Any, state: Any, prefix: str) -> dict[str, Any]:
-    """Class, defaults and param groups, as parameters of the run."""
-    kind, groups = type(optimizer), optimizer.param_groups
-    said = {"class": f"{kind.__module__}.{kind.__qualname__}", "dimensions": state.positions.shape[1]}
-    said |= dict(optimizer.defaults)
-    for number, group in enumerate(groups if len(groups) > 1 else ()):
-        said[f"group.{number}/dimensions"] = sum(parameter.numel() for parameter in group["params"])
-        for name, value in group.items():
-            if name not in ("params", "param_names") and not _same(value, optimizer.defaults.get(name, value)):
-                said[f"group.{number}/{name}"] = value
-    return {f"{prefix}/{name}": value for name, value in said.items()}
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return one is other or bool(one == other)
-    except (TypeError, ValueError, RuntimeError):  # tensors and arrays of the user's have no one answer
-        return False

@@ -14,6 +14,7 @@ from tracelet.optim.colony import Colony
 from tracelet.optim.evaluation import Evaluation, same_objective
 from tracelet.optim.state import HISTORY
 from tracelet.optim.status import Status
+from tracelet.optim.uncompiled import uncompiled
 
 __all__ = ["PopulationOptimizer"]
 
@@ -89,6 +90,7 @@ class PopulationOptimizer(Colony):
 
     # -- asked and told ---------------------------------------------------------------------------------------------------
 
+    @uncompiled
     @torch.no_grad()
     def ask(self) -> Tensor:
         """The points to judge next, (n, D); n differs from one ask to the next. Asking again gives the same ones.
@@ -102,6 +104,7 @@ class PopulationOptimizer(Colony):
             self._move_inside()
         return self._ask().clone()
 
+    @uncompiled
     @torch.no_grad()
     def tell(self, fitness: Any, gradients: Tensor | None = None) -> None:
         """The fitness of the points that `ask` gave.
@@ -199,6 +202,8 @@ class PopulationOptimizer(Colony):
         """What `step()` without a closure judges by: for loops that pass none."""
         self._objective = objective
 
+    @uncompiled
+    @Optimizer.profile_hook_step
     @torch.no_grad()
     def step(
         self, closure: Callable[..., Any] | None = None, *, callback: Callable[[Status], Any] | None = None
@@ -258,6 +263,8 @@ class PopulationOptimizer(Colony):
         if callback is not None and callback(self.status) is True:
             state.stopped = "callback"
         return value
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch need not: here its hooks are called from compiled code too
 
     def _begin_step(self, objective: object) -> None:
         """Judge the positions anew where their fitness may be another's."""

@@ -1,0 +1,138 @@
+"""The norm of an optimizer's gradients, before they are clipped."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from tracelet.frameworks.reading import is_plain, is_scalar, on_host
+
+__all__ = ["Clip", "Norm", "norm_of", "total_norm"]
+
+_EUCLIDEAN: Final = 2.0
+
+
+class Clip(NamedTuple):
+    """Gradients that were clipped.
+
+    Attributes:
+        norm: of all of them together, before: a number, or a tensor of one element.
+        parameters: the identities of what they are of.
+        norm_type: the order of the norm.
+    """
+
+    norm: Any
+    parameters: set[int]
+    norm_type: float
+
+
+class Norm(NamedTuple):
+    """The norm of an optimizer's gradients.
+
+    Attributes:
+        value: a number, or a tensor of one element.
+        clipped: it is from before a clipping.
+        norm_type: its order.
+    """
+
+    value: Any
+    clipped: bool
+    norm_type: float
+
+
+def norm_of(optimizer: Any, clips: Sequence[Clip]) -> Norm | None:
+    """The norm of all gradients of an optimizer, as they were before they were clipped.
+
+    Args:
+        optimizer: with gradients as they are now.
+        clips: of its gradients, in their order.
+
+    Returns:
+        None when there are no gradients, or some that cannot be read where they are: sharded ones, and on an accelerator
+        sparse ones with an index twice, which only a wait would add up.
+    """
+    all_parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    used = _first_ones(clips)
+    norm_type = used[0].norm_type if used else _EUCLIDEAN
+    if any(clip.norm_type != norm_type for clip in used):
+        return None
+    clipped: set[int] = set().union(*(clip.parameters for clip in used))
+    rest = [parameter.grad for parameter in all_parameters if id(parameter) not in clipped]
+    parts = [clip.norm for clip in used]
+    if (others := _norms(rest, norm_type)) is None:
+        return None
+    parts += others
+    if not parts:
+        return None
+    return Norm(parts[0] if len(parts) == 1 else _together(parts, norm_type), bool(used), norm_type)
+
+
+def total_norm(gradients: Iterable[Any], norm_type: float = _EUCLIDEAN) -> Any:
+    """The norm of some gradients together; None when there are none, or some that cannot be read where they are."""
+    parts = _norms(list(gradients), norm_type)
+    return _together(parts, norm_type) if parts else None
+
+
+def _first_ones(clips: Sequence[Clip]) -> list[Clip]:
+    """Of clippings that follow each other on the same gradients, the first."""
+    used: list[Clip] = []
+    seen: set[int] = set()
+    for clip in clips:
+        if seen.isdisjoint(clip.parameters):
+            used.append(clip)
+            seen |= clip.parameters
+    return used
+
+
+def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
+    torch = sys.modules["torch"]
+    found: dict[tuple[Any, Any], list[Any]] = {}
+    for gradient in gradients:
+        if gradient is None:
+            continue
+        if not is_plain(gradient) or gradient.is_meta:
+            return None
+        dense = gradient.detach()
+        if dense.is_sparse:
+            if not (dense.is_cpu or dense.is_coalesced()):
+                return None
+            dense = dense.coalesce().values()
+        elif dense.layout is not torch.strided:
+            return None
+        if dense.numel():
+            found.setdefault((dense.device, dense.dtype), []).append(dense)
+    norms: list[Any] = []
+    with torch.no_grad():
+        for (_, dtype), alike in found.items():
+            if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
+                norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
+            elif dtype.is_complex:
+                norms += [torch.linalg.vector_norm(each, norm_type) for each in alike]
+            else:
+                norms += torch._foreach_norm(alike, norm_type)
+    return norms
+
+
+def _together(norms: Sequence[Any], norm_type: float) -> Any:
+    if len(norms) == 1:
+        return norms[0]
+    if norm_type == _EUCLIDEAN and all(not hasattr(norm, "is_cpu") or norm.is_cpu for norm in norms):
+        numbers = [on_host(norm) if hasattr(norm, "is_cpu") else float(norm) for norm in norms]
+        return math.sqrt(sum(math.nan if number is None else number * number for number in numbers))
+    torch = sys.modules["torch"]
+    with torch.no_grad():
+        norms = [norm if hasattr(norm, "is_cpu") else torch.tensor(norm) for norm in norms]
+        device = next((norm.device for norm in norms if not norm.is_cpu), norms[0].device)
+        dtype = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
+        alike = [norm.detach().reshape(()).to(device=device, dtype=dtype, non_blocking=True) for norm in norms]
+        return torch.linalg.vector_norm(torch.stack(alike), norm_type)
+
+
+def clip_of(parameters: Any, norm: Any, norm_type: float) -> Clip | None:
+    """What a clipping leaves to a step; None for norms that cannot be read."""
+    if not isinstance(norm, float) and not is_scalar(norm):
+        return None
+    each = [parameters] if hasattr(parameters, "grad") else list(parameters)
+    return Clip(norm if isinstance(norm, float) else norm.detach(), {id(parameter) for parameter in each}, norm_type)

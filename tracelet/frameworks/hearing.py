@@ -1,0 +1,61 @@
+"""When losses and clippings are listened to: before a step that is recorded, and while new optimizers turn up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tracelet.frameworks.ordinary import Listener
+
+__all__ = ["Hearing"]
+
+_PATIENCE: Final = 8  # steps after the last new optimizer: others may be about to step for the first time
+
+
+class Hearing:
+    """Whether a run wants to know of losses and clippings.
+
+    Args:
+        recorded: the run's optimizers that have stepped, by name.
+        changed: called when that changes.
+
+    Attributes:
+        open: it does.
+        since: another object each time that it begins to.
+    """
+
+    def __init__(self, recorded: Mapping[str, Listener], changed: Callable[[Hearing], Any]) -> None:
+        self._recorded = recorded
+        self._changed = changed
+        self._patience = _PATIENCE
+        self.open = True
+        self.since = object()
+
+    def begin(self) -> None:
+        """A step is to be recorded."""
+        if not self.open:
+            self.since = object()
+            self.open = True
+            self._changed(self)
+
+    def met(self) -> None:
+        """There is an optimizer that had not stepped before."""
+        self._patience = _PATIENCE
+        self.begin()
+
+    def ended(self) -> None:
+        """A step is over."""
+        self._patience -= 1
+        if self._patience <= 0 and not self.is_due():
+            self.open = False
+            self._changed(self)
+
+    def end(self) -> None:
+        """The run ends."""
+        self.open = False
+        self._changed(self)
+
+    def is_due(self) -> bool:
+        """Whether the next step may be recorded."""
+        return not self._recorded or any(listener.due for listener in list(self._recorded.values()))
