@@ -61,6 +61,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.version",
     ),
     "tracelet.provenance.secrets": (),
+    # A logger that starts a run, as a script does.
+    "tracelet.frameworks.lightning_logger": (
+        "tracelet.frameworks",
+        "tracelet.core",
+        "tracelet.guard",
+        "tracelet.exits",
+        "tracelet.interface",
+        "tracelet.lifetime",
+    ),
     "tracelet_collector": (
         "tracelet.spoolfile",
         "tracelet.proto",

@@ -2,14 +2,17 @@
 
 No excepthook and no signal handler: other tools chain theirs, and a Python handler delays a signal. A run *failed* when an
 uncaught exception was printed (`sys.last_value`), one was under way when the run was stopped, or a non-zero code went through
-`sys.exit`; under `tracelet run` its runner sees every code and notes it here. A process that dies by a signal says nothing:
+`sys.exit`; under `tracelet run` its runner sees every code and notes it here. A code that is given while an interrupt is being
+handled says that the run was *killed*, as the interrupt would. A process that dies by a signal says nothing:
 the collector finds its spool unlocked.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
@@ -21,6 +24,7 @@ _noted: tuple[int, str] | None = None
 _original: Callable[..., NoReturn] | None = None
 _installed: Callable[..., NoReturn] | None = None
 _enabled = False
+_passing: weakref.ref[_Passing] | None = None
 
 
 def note(code: int, reason: str) -> None:
@@ -61,6 +65,8 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
         return RunStatus.FINISHED, ""
     if isinstance(error, SystemExit):
         code = _exit_code(error.code)
+        if code and (cause := _interrupt_behind(error)) is not None:
+            return of_exception(cause)
         return (RunStatus.FAILED, f"exit code {code}") if code else (RunStatus.FINISHED, "")
     interrupted = isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError"
     try:
@@ -68,6 +74,12 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
     except Exception:  # the user's own __str__ fails
         said = type(error).__name__
     return RunStatus.KILLED if interrupted else RunStatus.FAILED, said[:500]
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that was being handled when a script left by `sys.exit`, as Lightning does; None when there was none."""
+    behind = None if error is None else error.__context__
+    return behind if isinstance(behind, KeyboardInterrupt) else None
 
 
 def keep_interrupt() -> None:
@@ -95,9 +107,13 @@ def install() -> None:
     _original = original
 
     def exit(status: Any = None, /) -> NoReturn:
+        global _passing
         if _enabled and threading.current_thread() is threading.main_thread():
             code = _exit_code(status)
-            note(code, f"exit code {code}" if code else "")
+            interrupted = code and isinstance(sys.exc_info()[1], KeyboardInterrupt)
+            note(-signal.SIGINT if interrupted else code, _words(code, bool(interrupted)))
+            passing = _Passing()  # in this frame, which the exception's traceback keeps
+            _passing = weakref.ref(passing, _gone)
         original(status)
         raise AssertionError("sys.exit returned")
 
@@ -113,6 +129,23 @@ def uninstall() -> None:
     if _installed is not None and sys.exit is _installed and _original is not None:
         sys.exit = _original
         _installed = None
+
+
+class _Passing:
+    """That the exception of a `sys.exit` is under way."""
+
+
+def _gone(_: object) -> None:
+    """An exception of `sys.exit` is no more: the script caught it, or the interpreter has got it and is about to end."""
+    global _noted
+    if _script_goes_on():
+        _noted = None
+
+
+def _words(code: int, interrupted: bool) -> str:
+    if interrupted:
+        return "KeyboardInterrupt"
+    return f"exit code {code}" if code else ""
 
 
 def _exit_code(status: object) -> int:

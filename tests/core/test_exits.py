@@ -42,6 +42,19 @@ def test_what_an_exception_makes_of_a_run(error: BaseException, expected: tuple[
     assert exits.of_exception(error) == expected
 
 
+def test_a_code_that_is_given_while_interrupted() -> None:
+    def leave(code: int) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(code)
+
+    for code, expected in ((1, (KILLED, "KeyboardInterrupt")), (0, (FINISHED, ""))):
+        with pytest.raises(SystemExit) as left:
+            leave(code)
+        assert exits.of_exception(left.value) == expected
+
+
 def test_an_exception_that_passes_by_is_how_it_ends() -> None:
     seen = []
 
@@ -166,6 +179,16 @@ ENDS = {
         "failed",
     ),
     "interrupted in with": ("with run: raise KeyboardInterrupt", -2, "killed"),
+    "sys.exit while interrupted": (
+        "try: raise KeyboardInterrupt\nexcept KeyboardInterrupt: sys.exit(1)",
+        1,
+        "killed",
+    ),
+    "sys.exit while interrupted, caught": (
+        "try:\n    try: raise KeyboardInterrupt\n    except KeyboardInterrupt: sys.exit(1)\nexcept SystemExit: pass",
+        0,
+        "finished",
+    ),
     "a thread's sys.exit": ("t = threading.Thread(target=sys.exit, args=(6,)); t.start(); t.join()", 0, "finished"),
 }
 

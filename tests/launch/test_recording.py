@@ -67,6 +67,7 @@ def script(folder: Path, text: str, name: str = "train.py") -> str:
         ("raise SystemExit(3)", RunStatus.FAILED),
         ("raise ValueError('boom')", RunStatus.FAILED),
         ("raise KeyboardInterrupt", RunStatus.KILLED),
+        ("try: raise KeyboardInterrupt\nexcept KeyboardInterrupt: raise SystemExit(1)", RunStatus.KILLED),
         ("os._exit(0)", RunStatus.KILLED),
         ("os.kill(os.getpid(), 15)", RunStatus.KILLED),
     ],

@@ -2,7 +2,7 @@
 
 `add_scalar` and `add_scalars` are recorded from their arguments, once they have returned: the event file would only have
 float32. Media are taken as TensorBoard encoded them. `add_hparams` makes a SummaryWriter of its own and logs to it: that one is
-not the user's, and is left alone.
+not the user's, and is left alone. What a Lightning logger writes is recorded once, however many there are: see `once`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet.core.active import current, in_context
 from tracelet.core.labels import normalise
+from tracelet.frameworks import once
 from tracelet.frameworks.base import Framework
 from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper, after
 
@@ -141,13 +142,12 @@ class Writers:
         run = self.run_of(known)
         if run is None:
             return
-        run.record(
-            tag if type(tag) is str else text_of(tag),
-            scalar_value if type(scalar_value) is float else _number(scalar_value),
-            global_step if global_step is None or type(global_step) is int else int(global_step),
-            walltime if walltime is None else float(walltime),
-            known.log_dir,
-        )
+        name = tag if type(tag) is str else text_of(tag)
+        value = scalar_value if type(scalar_value) is float else _number(scalar_value)
+        step = global_step if global_step is None or type(global_step) is int else int(global_step)
+        scope = once.here()
+        if scope is None or scope.takes(writer, name, value, step):
+            run.record(name, value, step, walltime if walltime is None else float(walltime), known.log_dir)
 
     def _on_scalars(
         self,
@@ -165,8 +165,11 @@ class Writers:
             return
         step = None if global_step is None else int(global_step)
         at = time.time() if walltime is None else float(walltime)
-        for tag, value in tag_scalar_dict.items():
-            run.record(f"{main_tag}/{tag}", _number(value), step, at, known.log_dir)
+        scope = once.here()
+        for tag, each in tag_scalar_dict.items():
+            name, value = f"{main_tag}/{tag}", _number(each)
+            if scope is None or scope.takes(writer, name, value, step):
+                run.record(name, value, step, at, known.log_dir)
 
     def _on_hparams(
         self, writer: Any, hparam_dict: Mapping[str, Any], metric_dict: Mapping[str, Any], *args: Any, **kwargs: Any

@@ -20,6 +20,9 @@ __all__ = ["FRAMEWORKS", "install_all", "uninstall_all"]
 FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "pytorch": ("tracelet.frameworks.pytorch", "PyTorchFramework"),
     "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
+    "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
+    "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
+    "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
 

@@ -37,6 +37,8 @@ def _run(kind: str, target: str, safe: bool, told: _Told) -> None:
         _execute(kind, target, safe)
     except SystemExit as end:
         code, words = _exit_code(end)
+        if code and isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way of ending gracefully
+            code, words = -signal.SIGINT, "KeyboardInterrupt"
         told.exit(code, words)
         if sys.flags.inspect:
             _hide_our_frames()  # python -i reports it, and goes on to the prompt
