@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clients import NO_WORKER
 from tests.support.commands import TRACELET, run, tracelet
 from tests.support.processes import collector_pid, lives, until
 from tests.support.spine import Spine
@@ -28,13 +29,6 @@ import os, sys, tracelet
 run = tracelet.start_logging(exp_name=sys.argv[1], project="p")
 for step in range(5):
     run.log_metric("loss", step / 3, step)
-"""
-# Its workers end before they have imported MLflow, which takes seconds.
-NOWHERE = """
-import dataclasses
-from tracelet.core import targets
-found = targets.resolve
-targets.resolve = lambda *a, **k: tuple(dataclasses.replace(each, interpreter="/bin/false") for each in found(*a, **k))
 """
 
 
@@ -138,7 +132,7 @@ def test_labels_and_other_columns_are_told() -> None:
 
 def test_wait_finds_a_run_by_id_start_and_name(spine: Spine) -> None:
     for name in ("one", "two", "two"):
-        log(spine, name, before=NOWHERE)
+        log(spine, name, before=NO_WORKER)
     runs = document(spine)["runs"]
     (one,) = (told["run_id"] for told in runs if told["name"] == "one")
     starts = [one[:length] for length in range(4, 33)]
@@ -173,7 +167,7 @@ def test_wait_starts_a_collector_for_what_was_killed(spine: Spine) -> None:
 
 
 def test_wait_says_what_is_missing_when_the_time_is_over(spine: Spine) -> None:
-    log(spine, "stuck", before=NOWHERE)
+    log(spine, "stuck", before=NO_WORKER)
     done = tracelet("wait", "--timeout", "0", cwd=spine.folder)
     assert (done.stdout, done.returncode) == ("", 1)
     assert "tracelet: stuck (" in done.stderr
@@ -228,7 +222,7 @@ def test_wait_says_what_does_not_move(
 
 
 def test_wait_shows_progress_on_a_terminal(spine: Spine) -> None:
-    log(spine, "try", before=NOWHERE)
+    log(spine, "try", before=NO_WORKER)
     typist = (
         "import os, pty, sys\n"
         "pid, terminal = pty.fork()\n"
@@ -251,7 +245,7 @@ def test_stop_when_nothing_runs(spine: Spine) -> None:
 
 
 def test_stop_keeps_what_is_not_delivered(spine: Spine) -> None:
-    log(spine, "stuck", before=NOWHERE)
+    log(spine, "stuck", before=NO_WORKER)
     pid = collector_pid(spine.home)
     assert pid is not None
     done = tracelet("stop", "--timeout", "0.5", cwd=spine.folder)
