@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import importlib
 import inspect
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from types import SimpleNamespace
 from typing import Any, Final
 
 from tracelet.core.metrics import MetaValue
 from tracelet.guard import say
+from tracelet.provenance.secrets import redacted_params
 
 __all__ = ["parameters"]
 
@@ -23,12 +22,6 @@ _LONGEST: Final = 500  # characters of a text
 _MOST_ITEMS: Final = 50  # of a sequence that is written out
 _PLAIN: Final = (str, int, float, bool, type(None), os.PathLike)
 _OF_THE_OBJECT: Final = ("self", "cls")
-# Until the process has a list of its own: names whose values are hidden.
-_SECRET: Final = re.compile(
-    r"passw(or)?d|passphrase|secret|credential|api_?key|access_?key|private_?key|(^|[_/.-])(token|auth|pwd)($|[_/.-])",
-    re.IGNORECASE,
-)
-_HIDDEN: Final = "REDACTED"
 
 
 def parameters(
@@ -66,16 +59,7 @@ def parameters(
             say(f"{name} has more arguments than {_MOST}: the rest is not recorded", key=f"arguments of {name}")
             break
         found[parameter] = value
-    return _redacted(found)
-
-
-def _redacted(params: dict[str, MetaValue]) -> dict[str, MetaValue]:
-    try:
-        secrets: Any = importlib.import_module("tracelet.provenance.secrets")
-    except ImportError:
-        return {name: _HIDDEN if _SECRET.search(name) else value for name, value in params.items()}
-    redacted: dict[str, MetaValue] = dict(secrets.redacted_params(params))
-    return redacted
+    return redacted_params(found)
 
 
 def _flat(given: Mapping[Any, Any], prefix: str, levels: int) -> Iterator[tuple[str, MetaValue]]:
