@@ -30,7 +30,7 @@ def _command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a script that is no file."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1"])
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "train.py", "--lr", "0.1"])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
 
 
 def test_tags_and_files_of_a_run_that_is_over_at_once(home: Path, repository: Repository) -> None:
