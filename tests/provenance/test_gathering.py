@@ -168,16 +168,17 @@ def test_a_working_directory_that_is_gone(home: Path, tmp_path: Path) -> None:
     assert json.loads(files(home)["provenance/command.json"])["directory"] == ""
 
 
-def test_a_patch_of_more_than_4_mib_is_cut_and_said(
-    home: Path, repository: Repository, capfd: pytest.CaptureFixture[str]
+def test_a_patch_that_is_too_long_is_cut_and_said(
+    home: Path, repository: Repository, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository.write({"train.py": "x = 1\n" * 800_000})
+    monkeypatch.setattr("tracelet.provenance.parts._MOST_PATCH", 2**20)
+    repository.write({"train.py": "x = 1\n" * 200_000})
     with here(repository.folder), gathered(home):
         pass
     patch = files(home)["provenance/changes.patch"]
     assert patch.endswith("+x = 1\n\\ cut here: there is more of it\n")
-    assert len(patch) < 4 * 2**20 + 100
-    assert "more than 4 MiB" in capfd.readouterr().err
+    assert 2**20 - 100 < len(patch) < 2**20 + 100
+    assert "more than 1 MiB" in capfd.readouterr().err
 
 
 def test_only_the_process_that_began_the_run(home: Path) -> None:

@@ -151,20 +151,18 @@ NOT_SECRET = [
 ]
 
 
-@pytest.mark.parametrize("name", SECRET)
-def test_names_of_secrets(name: str) -> None:
-    assert is_secret(name)
-    assert redacted_value(name, "x") == secrets.MARK
-    assert redacted_value(f"trainer.{name}", "x") == secrets.MARK
+def test_names_of_secrets() -> None:
+    assert [name for name in SECRET if not is_secret(name)] == []
+    assert {redacted_value(name, "x") for name in SECRET} == {secrets.MARK}
+    assert {redacted_value(f"trainer.{name}", "x") for name in SECRET} == {secrets.MARK}
 
 
-@pytest.mark.parametrize("name", NOT_SECRET)
-def test_names_that_only_look_like_it(name: str) -> None:
-    assert not is_secret(name)
-    assert redacted_value(name, "x") == "x"
-    assert redacted_arguments([f"--{name}", "x", f"--{name}=x", f"{name}=x"]) == [
-        f"--{name}", "x", f"--{name}=x", f"{name}=x"
-    ]  # fmt: skip
+def test_names_that_only_look_like_it() -> None:
+    assert [name for name in NOT_SECRET if is_secret(name)] == []
+    assert {redacted_value(name, "x") for name in NOT_SECRET} == {"x"}
+    for name in NOT_SECRET:
+        words = [f"--{name}", "x", f"--{name}=x", f"{name}=x"]
+        assert redacted_arguments(words) == words
 
 
 FORMS = [
