@@ -22,6 +22,7 @@ from tests.support.spool_points import records
 from tracelet import provenance
 from tracelet.core.metrics import RunStatus
 from tracelet.core.options import Options
+from tracelet.launch.command import understand
 from tracelet.provenance import facts, gathering, git
 
 
@@ -62,6 +63,33 @@ def test_tags_and_files_of_a_run_that_is_over_at_once(home: Path, repository: Re
     command = json.loads(kept["provenance/command.json"])
     assert command["arguments"] == ["python3", "train.py", "--lr", "0.1"]
     assert (command["directory"], command["executable"]) == (str(repository.folder), sys.executable)
+
+
+def test_the_script_of_launchers_and_programs_is_the_file_that_they_were_given(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = sys.modules["__main__"]
+    with here(repository.folder):
+        monkeypatch.setattr(main, "__file__", "train.py")
+        assert (facts.script(), facts.script_path()) == ("train.py", str(repository.folder / "train.py"))
+        monkeypatch.setattr(sys, "argv", ["/opt/torchrun", "--nproc-per-node", "2", "train.py", "--lr", "1"])
+        monkeypatch.setattr(main, "__file__", f"{sys.prefix}/bin/torchrun")
+        assert facts.script() == "train.py"
+        monkeypatch.setattr(sys, "argv", ["/opt/torchrun", "-m", "train"])
+        assert facts.script() == ""
+        monkeypatch.setattr(facts, "_command", ["sh", "-c", "python train.py --api-key k"])
+        assert facts.script() == ""
+        assert facts.command_line() == ["sh", "-c", "python train.py --api-key REDACTED"]
+        monkeypatch.setattr(facts, "_command", ["python", "train.py"])
+        assert facts.script() == "train.py"
+    monkeypatch.setattr(facts, "_command", [])
+    monkeypatch.setattr(main, "__file__", "/elsewhere/train.py")
+    assert facts.script() == "/elsewhere/train.py"
+
+
+def test_the_default_name_of_a_run_has_no_arguments() -> None:
+    for words in (["-c", "login('k')"], ["sh", "-c", "echo k"], [sys.executable, "-c", "k"]):
+        assert understand(words).title in (Path(sys.executable).stem, "sh", Path(sys.executable).resolve().stem)
 
 
 def test_packages_are_those_of_importlib(home: Path) -> None:

@@ -80,6 +80,17 @@ def test_the_nearest_frame_that_has_any() -> None:
     assert above() == {}
 
 
+def test_objects_that_do_not_like_to_be_asked() -> None:
+    class Lazy:
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("not set up yet")
+
+    lazy, args = Lazy(), argparse.Namespace(lr=0.1)
+    assert above() == {"lr": args.lr}
+    assert type(lazy) is Lazy
+
+
 def test_the_main_module_is_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "args", argparse.Namespace(lr=0.1), raising=False)
     assert above() == {"lr": 0.1}

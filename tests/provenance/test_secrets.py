@@ -211,6 +211,7 @@ TEXTS = {
     'login(token="abc", lr=0.1)': 'login(token="REDACTED", lr=0.1)',
     'secret: str = "a b c"': 'secret: str = "REDACTED"',
     '{"lr": 1, "apiKey": "a\\"b"}': '{"lr": 1, "apiKey": "REDACTED"}',
+    "+python train.py --api-key abc --lr 3": "+python train.py --api-key REDACTED --lr 3",
     "x = 1\npassword=hunter2\ny = 2": "x = 1\npassword=REDACTED\ny = 2",
 }
 KEPT = [
@@ -286,6 +287,11 @@ def test_arguments() -> None:
     assert redacted_arguments(['{"lr": 1, "password": "k"}']) == ['{"lr": 1, "password": "REDACTED"}']
     assert redacted_arguments(["-c", "login(token='k')"]) == ["-c", "login(token='REDACTED')"]
     assert redacted_arguments(["env", "API_KEY=k", "python"]) == ["env", "API_KEY=REDACTED", "python"]
+    assert redacted_arguments(["-c", "python a.py --hf-token k --lr 1; true"]) == [
+        "-c",
+        "python a.py --hf-token REDACTED --lr 1; true",
+    ]
+    assert redacted_arguments(["-c", 'a --api-key "k1" --token; b']) == ["-c", 'a --api-key "REDACTED" --token; b']
     assert redacted_arguments([]) == []
 
 

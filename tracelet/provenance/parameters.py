@@ -72,14 +72,15 @@ def of_hydra() -> dict[str, Any]:
 
 def _of_namespace(value: Any) -> dict[str, Any] | None:
     argparse = sys.modules.get("argparse")
-    if argparse is None or not isinstance(value, argparse.Namespace):
+    # By its type: a lazy object would make up its mind when it is asked for its class.
+    if argparse is None or not issubclass(type(value), argparse.Namespace):
         return None
     return flatten(vars(value))
 
 
 def _of_omegaconf(value: Any) -> dict[str, Any] | None:
     omegaconf = sys.modules.get("omegaconf")
-    if omegaconf is None or not isinstance(value, omegaconf.DictConfig):
+    if omegaconf is None or not issubclass(type(value), omegaconf.DictConfig):
         return None
     to_container = omegaconf.OmegaConf.to_container
     written = to_container(value, resolve=False)
