@@ -90,7 +90,7 @@ def command() -> bytes:
 
 
 def script_path() -> str:
-    """The script, absolute; of a program that came with a package, or is no Python, the file that it was given. Empty for none."""
+    """The script, absolute; of a program that came with a package, or is no Python, the file that it was given; or empty."""
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     words = _command or sys.argv
     if _command or (isinstance(path, str) and _is_installed(path)):
