@@ -101,16 +101,17 @@ def test_a_configuration_of_omegaconf(monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("PRIVATE", "mine")
-    OmegaConf.register_new_resolver("fails", lambda: 1 // 0, replace=True)
+    called: list[None] = []
+    OmegaConf.register_new_resolver("mine", lambda: called.append(None), replace=True)
     text = {"lr": 0.1, "model": {"size": "${width}", "sizes": [1, 2]}, "width": 4, "user": "${oc.env:PRIVATE}"}
     config = OmegaConf.create(text)
     expected = {"lr": 0.1, "model.size": 4, "model.sizes": "[1, 2]", "width": 4, "user": "${oc.env:PRIVATE}"}
     assert config.lr
     assert above() == expected
-    config.wrong = "${fails:}"
-    assert above() == {**expected, "model.size": "${width}", "wrong": "${fails:}"}
-    config.missing = "???"
-    assert above()["missing"] == "???"
+    more = {"mine": "${mine:}", "missing": "???", "name": "w${width}-${mine:}", "group": "${model}", "loop": "${loop}"}
+    config.merge_with(more)
+    assert above() == {**expected, **more, "name": "w4-${mine:}"}
+    assert called == [], "code of the user's is not run"
 
 
 @pytest.fixture

@@ -127,8 +127,7 @@ class Gathering:
 
         self._hold_params()
         params, self._held = self._held, {}
-        if self._run.is_owner:
-            params = {**redacted_params({**of_absl(), **of_hydra()}), **params}
+        params = {**redacted_params({**of_absl(), **of_hydra()}), **params}
         if new := {name: value for name, value in params.items() if self._recorded.get(name, self) != value}:
             self._recorded.update(new)
             self._run.found_params(new)
