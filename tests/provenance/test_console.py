@@ -119,6 +119,14 @@ def test_lines_as_a_terminal_leaves_them(printed: list[str], kept: list[str]) ->
     assert whole + ([lines.rest()] if lines.rest() else []) == kept
 
 
+def test_a_private_key_that_is_being_printed() -> None:
+    lines = Lines()
+    assert lines.add("a\n-----BEGIN PRIVATE KEY-----\nMIIE\nabc") == ["a", "REDACTED"]
+    assert lines.rest() == ""
+    assert lines.add("d\n-----END PRIVATE KEY-----\nb") == []
+    assert lines.rest() == "b"
+
+
 def test_a_line_without_end_takes_no_memory() -> None:
     lines = Lines()
     for number in range(20_000):

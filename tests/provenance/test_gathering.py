@@ -22,6 +22,7 @@ from tests.support.spool_points import records
 from tracelet import provenance
 from tracelet.core.metrics import RunStatus
 from tracelet.core.options import Options
+from tracelet.launch.command import understand
 from tracelet.provenance import facts, gathering, git
 
 
@@ -30,7 +31,7 @@ def _command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a script that is no file."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1"])
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "train.py", "--lr", "0.1"])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
 
 
 def test_tags_and_files_of_a_run_that_is_over_at_once(home: Path, repository: Repository) -> None:
@@ -62,6 +63,33 @@ def test_tags_and_files_of_a_run_that_is_over_at_once(home: Path, repository: Re
     command = json.loads(kept["provenance/command.json"])
     assert command["arguments"] == ["python3", "train.py", "--lr", "0.1"]
     assert (command["directory"], command["executable"]) == (str(repository.folder), sys.executable)
+
+
+def test_the_script_of_launchers_and_programs_is_the_file_that_they_were_given(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = sys.modules["__main__"]
+    with here(repository.folder):
+        monkeypatch.setattr(main, "__file__", "train.py")
+        assert (facts.script(), facts.script_path()) == ("train.py", str(repository.folder / "train.py"))
+        monkeypatch.setattr(sys, "argv", ["/opt/torchrun", "--nproc-per-node", "2", "train.py", "--lr", "1"])
+        monkeypatch.setattr(main, "__file__", f"{sys.prefix}/bin/torchrun")
+        assert facts.script() == "train.py"
+        monkeypatch.setattr(sys, "argv", ["/opt/torchrun", "-m", "train"])
+        assert facts.script() == ""
+        monkeypatch.setattr(facts, "_command", ["sh", "-c", "python train.py --api-key k"])
+        assert facts.script() == ""
+        assert facts.command_line() == ["sh", "-c", "python train.py --api-key REDACTED"]
+        monkeypatch.setattr(facts, "_command", ["python", "train.py"])
+        assert facts.script() == "train.py"
+    monkeypatch.setattr(facts, "_command", [])
+    monkeypatch.setattr(main, "__file__", "/elsewhere/train.py")
+    assert facts.script() == "/elsewhere/train.py"
+
+
+def test_the_default_name_of_a_run_has_no_arguments() -> None:
+    for words in (["-c", "login('k')"], ["sh", "-c", "echo k"], [sys.executable, "-c", "k"]):
+        assert understand(words).title in (Path(sys.executable).stem, "sh", Path(sys.executable).resolve().stem)
 
 
 def test_packages_are_those_of_importlib(home: Path) -> None:
@@ -168,16 +196,17 @@ def test_a_working_directory_that_is_gone(home: Path, tmp_path: Path) -> None:
     assert json.loads(files(home)["provenance/command.json"])["directory"] == ""
 
 
-def test_a_patch_of_more_than_4_mib_is_cut_and_said(
-    home: Path, repository: Repository, capfd: pytest.CaptureFixture[str]
+def test_a_patch_that_is_too_long_is_cut_and_said(
+    home: Path, repository: Repository, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository.write({"train.py": "x = 1\n" * 800_000})
+    monkeypatch.setattr("tracelet.provenance.parts._MOST_PATCH", 2**20)
+    repository.write({"train.py": "x = 1\n" * 200_000})
     with here(repository.folder), gathered(home):
         pass
     patch = files(home)["provenance/changes.patch"]
     assert patch.endswith("+x = 1\n\\ cut here: there is more of it\n")
-    assert len(patch) < 4 * 2**20 + 100
-    assert "more than 4 MiB" in capfd.readouterr().err
+    assert 2**20 - 100 < len(patch) < 2**20 + 100
+    assert "more than 1 MiB" in capfd.readouterr().err
 
 
 def test_only_the_process_that_began_the_run(home: Path) -> None:

@@ -80,6 +80,17 @@ def test_the_nearest_frame_that_has_any() -> None:
     assert above() == {}
 
 
+def test_objects_that_do_not_like_to_be_asked() -> None:
+    class Lazy:
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("not set up yet")
+
+    lazy, args = Lazy(), argparse.Namespace(lr=0.1)
+    assert above() == {"lr": args.lr}
+    assert type(lazy) is Lazy
+
+
 def test_the_main_module_is_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "args", argparse.Namespace(lr=0.1), raising=False)
     assert above() == {"lr": 0.1}
@@ -90,16 +101,17 @@ def test_a_configuration_of_omegaconf(monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("PRIVATE", "mine")
-    OmegaConf.register_new_resolver("fails", lambda: 1 // 0, replace=True)
+    called: list[None] = []
+    OmegaConf.register_new_resolver("mine", lambda: called.append(None), replace=True)
     text = {"lr": 0.1, "model": {"size": "${width}", "sizes": [1, 2]}, "width": 4, "user": "${oc.env:PRIVATE}"}
     config = OmegaConf.create(text)
     expected = {"lr": 0.1, "model.size": 4, "model.sizes": "[1, 2]", "width": 4, "user": "${oc.env:PRIVATE}"}
     assert config.lr
     assert above() == expected
-    config.wrong = "${fails:}"
-    assert above() == {**expected, "model.size": "${width}", "wrong": "${fails:}"}
-    config.missing = "???"
-    assert above()["missing"] == "???"
+    more = {"mine": "${mine:}", "missing": "???", "name": "w${width}-${mine:}", "group": "${model}", "loop": "${loop}"}
+    config.merge_with(more)
+    assert above() == {**expected, **more, "name": "w4-${mine:}"}
+    assert called == [], "code of the user's is not run"
 
 
 @pytest.fixture

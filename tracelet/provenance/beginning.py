@@ -21,6 +21,7 @@ SETTINGS: Final = frozenset({"provenance", "environment", "system_every", "conso
 _BEGINNING: Final = Guard("recording what the run was")
 _ENDING: Final = Guard("ending what is recorded of the run")
 _AT_END: Final = 2.0  # seconds that the script waits for the rest
+_LAST: Final = 0.2  # and for the last look, where there is nothing left of that
 _begun: weakref.WeakKeyDictionary[Experiment, list[Callable[[float], Any]]] = weakref.WeakKeyDictionary()
 
 
@@ -52,8 +53,22 @@ def _begin(run: Experiment, options: Options) -> None:
             ends.pop()(0.0)
     first = owner or (me is not None and me.rank == 0)
     of_node = owner or (me is not None and me.rank > 0 and me.local_rank == 0)
-    starts: list[Callable[[], None]] = []
+    at_once: list[Callable[[], None]] = []
+    threads: list[Callable[[], None]] = []
     ends = _begun[run] = []
+    if options.system_every and of_node:
+        from tracelet.provenance.system import SystemMetrics
+
+        metrics = SystemMetrics(run, options.system_every)
+        threads.append(metrics.start)
+        ends.append(metrics.end)
+    if options.console and owner:
+        from tracelet.provenance.console import Console
+
+        console = Console(run)
+        at_once.append(console.watch)
+        threads.append(console.start)
+        ends.append(console.end)
     if options.provenance and first:
         from tracelet.provenance.arguments import listen
         from tracelet.provenance.gathering import Gathering
@@ -66,41 +81,31 @@ def _begin(run: Experiment, options: Options) -> None:
             heard.append(None)
             gathering.found(params)
 
-        def start() -> None:
+        def look() -> None:
             # In the middle of start_logging, or of what records first: the script's names are in the frames above.
-            with _BEGINNING:
-                gathering.found({**of_hydra(), **in_frames(sys._getframe(), namespaces=not heard)})
-            gathering.start()
+            gathering.found({**of_hydra(), **in_frames(sys._getframe(), namespaces=not heard)})
 
+        at_once.append(look)
         hush = listen(hear)
-        ends += [lambda _: hush(), gathering.end]
-        starts.append(start)
-    if options.system_every and of_node:
-        from tracelet.provenance.system import SystemMetrics
-
-        metrics = SystemMetrics(run, options.system_every)
-        ends.append(metrics.end)
-        starts.append(metrics.start)
-    if options.console and owner:
-        from tracelet.provenance.console import Console
-
-        console = Console(run)
-        ends.append(console.end)
-        starts.append(console.start)
+        ends += [gathering.end, lambda _: hush()]
+        if owner:
+            gathering.alongside, threads = threads, []
+        threads.append(gathering.start)
 
     def start_all() -> None:
         if _begun.get(run) is ends:
-            for begin_one in starts:
-                begin_one()
+            for start in (*at_once, *threads):
+                with _BEGINNING:
+                    start()
 
     def end_all() -> None:
         if _begun.get(run) is not ends:
             return
         del _begun[run]
         until = time.monotonic() + _AT_END
-        while ends:
+        while ends:  # what was started alongside comes after what started it
             with _ENDING:
-                ends.pop()(max(until - time.monotonic(), 0.0))
+                ends.pop()(max(until - time.monotonic(), _LAST))
 
     run.occasions.when_begun(start_all)
     run.occasions.before_end(end_all)

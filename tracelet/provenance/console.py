@@ -54,17 +54,20 @@ class Console:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin; where there may be no more threads, all of it is kept at the end."""
-        for stream in dict.fromkeys((sys.stdout, sys.stderr)):
-            if stream is not None and (watch := _watch(stream)) is not None:
-                watch.listeners[id(self)] = self._printed.append
-                self._watches.append(watch)
+        """Begin to keep it, live; where there may be no more threads, all of it is kept at the end."""
         thread = threading.Thread(target=self._work, name="tracelet-console", daemon=True)
         try:
             thread.start()
         except RuntimeError:
             return
         self._thread = thread
+
+    def watch(self) -> None:
+        """Hear what is printed from now on."""
+        for stream in dict.fromkeys((sys.stdout, sys.stderr)):
+            if stream is not None and (watch := _watch(stream)) is not None:
+                watch.listeners[id(self)] = self._printed.append
+                self._watches.append(watch)
 
     def end(self, wait: float) -> None:
         """Keep the rest, and let go of the streams.

@@ -28,6 +28,7 @@ __all__ = [
     "packages",
     "quoted",
     "script",
+    "script_path",
 ]
 
 # Variables that change what a training does, or say where it ran. Each is told only where it is set.
@@ -88,13 +89,26 @@ def command() -> bytes:
     return _json(said)
 
 
+def script_path() -> str:
+    """The script, absolute; of a program that came with a package, or is no Python, the file that it was given; or empty."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    words = _command or sys.argv
+    if _command or (isinstance(path, str) and _is_installed(path)):
+        path = next((word for word in words[1:] if word.endswith((".py", ".sh")) and os.path.isfile(word)), None)
+    with suppress(OSError):
+        return os.path.abspath(path) if isinstance(path, str) else ""
+    return ""
+
+
+def _is_installed(path: str) -> bool:
+    places = (os.path.join(sys.prefix, "bin"), os.path.join(sys.base_prefix, "bin"))
+    return f"{os.sep}site-packages{os.sep}" in path or os.path.abspath(path).startswith(places)
+
+
 def script() -> str:
     """The script's path, below the working directory if it is there; empty for a prompt or a notebook."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    if _command or not isinstance(path, str):
-        return ""
-    with suppress(OSError):
-        path = os.path.abspath(path)
+    path = script_path()
+    with suppress(OSError, ValueError):
         here = os.getcwd()
         if os.path.commonpath([path, here]) == here:
             return redacted_text(os.path.relpath(path, here))

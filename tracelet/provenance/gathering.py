@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,9 +28,13 @@ class Gathering:
         run: the run.
         environment: variables that may be told, beside the default ones.
         whole: all of it; without that, parameters alone.
+
+    Attributes:
+        alongside: what its thread starts first. To start a thread is to wait until it runs: the caller waits for one only.
     """
 
     def __init__(self, run: Experiment, environment: Sequence[str], whole: bool) -> None:
+        self.alongside: list[Callable[[], None]] = []
         self._run = run
         self._environment = environment
         self._whole = whole
@@ -98,6 +102,9 @@ class Gathering:
     # -- on the thread
 
     def _work(self) -> None:
+        for start in self.alongside:
+            with _GATHERING:
+                start()
         self._ended.wait(_SOON)
         with _GATHERING:
             with importing():
@@ -127,8 +134,7 @@ class Gathering:
 
         self._hold_params()
         params, self._held = self._held, {}
-        if self._run.is_owner:
-            params = {**redacted_params({**of_absl(), **of_hydra()}), **params}
+        params = {**redacted_params({**of_absl(), **of_hydra()}), **params}
         if new := {name: value for name, value in params.items() if self._recorded.get(name, self) != value}:
             self._recorded.update(new)
             self._run.found_params(new)

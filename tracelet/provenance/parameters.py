@@ -7,6 +7,7 @@ names there changes nothing. Libraries are looked at only if the script has impo
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -23,6 +24,7 @@ _MOST_VALUES: Final = 2000
 _MOST_ELEMENTS: Final = 200
 _MOST_TEXT: Final = 6000
 _DEEPEST: Final = 10
+_REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,28 +74,33 @@ def of_hydra() -> dict[str, Any]:
 
 def _of_namespace(value: Any) -> dict[str, Any] | None:
     argparse = sys.modules.get("argparse")
-    if argparse is None or not isinstance(value, argparse.Namespace):
+    # By its type: a lazy object would make up its mind when it is asked for its class.
+    if argparse is None or not issubclass(type(value), argparse.Namespace):
         return None
     return flatten(vars(value))
 
 
 def _of_omegaconf(value: Any) -> dict[str, Any] | None:
     omegaconf = sys.modules.get("omegaconf")
-    if omegaconf is None or not isinstance(value, omegaconf.DictConfig):
+    if omegaconf is None or not issubclass(type(value), omegaconf.DictConfig):
         return None
-    to_container = omegaconf.OmegaConf.to_container
-    written = to_container(value, resolve=False)
+    written = omegaconf.OmegaConf.to_container(value, resolve=False)
     if not isinstance(written, dict):
         return {}
-    try:
-        resolved = flatten(to_container(value, resolve=True))
-    except Exception:  # a value is missing, or a resolver of the user's fails
-        resolved = {}
-    # What comes from a resolver (an environment variable, a clock) stays as it is written.
-    return {
-        name: resolved.get(name, text) if not (isinstance(text, str) and "${" in text and ":" in text) else text
-        for name, text in flatten(written).items()
-    }
+    flat = flatten(written)
+    return {name: _referred(each, flat) for name, each in flat.items()}
+
+
+def _referred(value: Any, flat: Mapping[str, Any], depth: int = 0) -> Any:
+    """A value with what it refers to (`${model.size}`) in its place.
+
+    What comes from a resolver stays as it is written: that is the user's code, or a variable of the environment.
+    """
+    if not isinstance(value, str) or depth > _DEEPEST:
+        return value
+    if (whole := _REFERENCE.fullmatch(value)) is not None:
+        return _referred(flat[whole[1]], flat, depth + 1) if whole[1] in flat else value
+    return _REFERENCE.sub(lambda found: str(_referred(found[0], flat, depth + 1)), value)
 
 
 def _names(frame: FrameType | None) -> Iterator[list[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -87,10 +86,8 @@ def _bytes(text: str, end: str = "") -> bytes:
 
 def _repository() -> git.Repository | None:
     """The script's, else that of the working directory."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    folders = []
-    if isinstance(path, str) and not _is_installed(path):
-        folders.append(os.path.dirname(os.path.abspath(path)))
+    path = facts.script_path()
+    folders = [os.path.dirname(path)] if path else []
     try:
         folders.append(os.getcwd())
     except OSError:  # it is gone
@@ -102,9 +99,3 @@ def _repository() -> git.Repository | None:
             if str(error):
                 raise
     return None
-
-
-def _is_installed(path: str) -> bool:
-    """Whether a script came with a package: its folder says nothing of the user's code."""
-    places = (os.path.join(sys.prefix, "bin"), os.path.join(sys.base_prefix, "bin"))
-    return f"{os.sep}site-packages{os.sep}" in path or os.path.abspath(path).startswith(places)

@@ -33,7 +33,7 @@ class Lines:
 
     def rest(self) -> str:
         """The line that is not over yet."""
-        return _last_state(self._open)
+        return "" if self._keys.inside else _last_state(self._open)
 
     def _of(self, line: str) -> str | None:
         line = _last_state(line)

@@ -143,6 +143,8 @@ _LINE: Final = re.compile(
 _TYPES: Final = _set("int str float bool bytes any path object")
 # In a command line: anywhere, and up to the next blank.
 _INLINE: Final = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}(?P<value>[^\s,;&{{}}\[\]()\"']+)")
+# An option in the middle of a text: in a shell's script, or what `sh -c` is given.
+_OPTION: Final = re.compile(r"(?<![\w-])--(?P<name>[A-Za-z][\w.-]{0,80})[ \t]+(?![-|&;])[\"']?(?P<value>[^\s\"';|&]+)")
 _HEADER: Final = re.compile(r"(?P<name>[A-Za-z][\w-]{0,60}):\s{1,4}(?P<value>\S.*)")
 _QUERY: Final = re.compile(r"[?&;](?P<name>[\w.-]{1,80})=(?P<value>[^&;\s\"'#]+)")
 _QUERY_NAMES: Final = re.compile(r"sig|signature|x-amz-(signature|credential|security-token)|key", re.IGNORECASE)
@@ -194,7 +196,7 @@ def _redacted(text: str) -> str:
     if _MAY_NAME.search(text):
         text = _BEARER.sub(rf"\g<1>{MARK}", _LOGIN.sub(rf"\g<1>{MARK}", text))
         text = _AUTHORIZATION.sub(rf"\g<1>{MARK}", text)
-        for pattern in (_QUOTED, _CALL, _LINE):
+        for pattern in (_QUOTED, _CALL, _LINE, _OPTION):
             text = pattern.sub(_replaced, text)
     for value in list(_known):
         if value in text:
@@ -256,7 +258,7 @@ def _hidden(value: str) -> str:
 
 
 def _argument(word: str) -> str:
-    for pattern in (_QUOTED, _INLINE):
+    for pattern in (_QUOTED, _INLINE, _OPTION):
         word = pattern.sub(_replaced, word)
     if (header := _HEADER.fullmatch(word)) is not None:
         word = _replaced(header)
@@ -279,7 +281,7 @@ def _replaced(found: re.Match[str]) -> str:
         told = value
     else:
         told = MARK
-        if found.re is _INLINE:
+        if found.re is _INLINE or (found.re is _OPTION and any(letter.isdigit() for letter in value)):
             learn([value])
     at = found.start()
     return found[0][: found.start("value") - at] + told + found[0][found.end("value") - at :]
@@ -292,6 +294,11 @@ class KeyBlocks:
 
     def __init__(self) -> None:
         self._inside = 0
+
+    @property
+    def inside(self) -> bool:
+        """A key has begun, and not ended."""
+        return self._inside > 0
 
     def hides(self, line: str) -> bool:
         """Whether a line is part of a key."""
