@@ -41,7 +41,7 @@ def places(library: Library) -> list[Place]:
 
 def meet(library: Library, trainer: Any) -> None:
     """Know the loggers of a Trainer, and see what they are given."""
-    library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers)
+    library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers if hasattr(logger, "__weakref__"))
     for logger in trainer.loggers:
         meet_class(library, type(logger))
 
