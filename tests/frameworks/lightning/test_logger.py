@@ -187,6 +187,29 @@ def test_a_fast_development_run_starts_no_run(package: ModuleType, alone: testin
     assert (alone.runs, alone.points()) == ([], [])
 
 
+def test_a_run_that_is_stopped_is_followed_by_the_next(package: ModuleType, cap: testing.Captured) -> None:
+    logger = of(package)()
+    for name in ("first", "second"):
+        with tracelet.start_logging(exp_name=name):
+            trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
+        assert logger.name == name
+    assert [len(cap.points("train_loss_step", run)) for run in cap.runs] == [4, 4]
+
+
+def test_disabled(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACELET_DISABLED", "1")
+    started: list[Any] = []
+    logger = of(package)()
+    begin = tracelet.start_logging
+    monkeypatch.setattr(
+        "tracelet.frameworks.lightning_logger.start_logging", lambda **given: started.append(given) or begin(**given)
+    )
+    fit(package, logger=logger)
+    assert len(started) == 1
+    assert not logger.experiment.active
+    tracelet.stop_logging()
+
+
 def test_ranks_above_zero(package: ModuleType, alone: testing.Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = of(package)()
     monkeypatch.setattr("lightning_utilities.core.rank_zero.rank_zero_only.rank", 1)
