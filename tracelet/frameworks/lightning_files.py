@@ -47,6 +47,7 @@ def places(library: Library) -> list[Place]:
             "AdvancedProfiler",
             "_dump_stats",
             kept.keeping("profiles", wants("profiles"), _statistics),
+            newer=True,
         ),
     ]
 

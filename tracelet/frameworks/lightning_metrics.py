@@ -41,7 +41,7 @@ def places(library: Library) -> list[Place]:
 
 def meet(library: Library, trainer: Any) -> None:
     """Know the loggers of a Trainer, and see what they are given."""
-    library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers)
+    library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers if hasattr(logger, "__weakref__"))
     for logger in trainer.loggers:
         meet_class(library, type(logger))
 
@@ -125,7 +125,8 @@ def _finish(
         values, step = _as_for_loggers(trainer, metrics, step)
     values = {name: value for name, value in values.items() if name not in scope.covered}
     if values:
-        record_all(run, values, step, scope.bare_prefix or "", _log_dir(trainer.loggers), scope.covered)
+        at = None if step is None else int(step)
+        record_all(run, values, at, scope.bare_prefix or "", _log_dir(trainer.loggers), scope.covered)
 
 
 def _as_for_loggers(trainer: Any, metrics: Mapping[str, Any], step: int | None) -> tuple[Mapping[str, Any], int | None]:

@@ -126,11 +126,14 @@ def _described(value: Any) -> Any:
     if value is None or (isinstance(value, list | tuple | set) and not value):
         return str(value)
     if isinstance(value, list | tuple):
-        return ", ".join(str(_described(each)) for each in value)
+        return ", ".join(str(_described(each)) for each in value)[:_LONGEST]
     if hasattr(value, "item") and (value.numel() if hasattr(value, "numel") else getattr(value, "size", 0)) == 1:
         return value.item()
     named: Any = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
     wordless = named.__str__ is object.__str__ and named.__repr__ is object.__repr__
     if named is value or wordless or callable(value) or hasattr(value, "state_dict"):
         return f"{named.__module__}.{named.__qualname__}"
-    return str(value)[:_LONGEST]
+    try:
+        return str(value)[:_LONGEST]
+    except Exception:  # the user's own __str__ fails
+        return f"{named.__module__}.{named.__qualname__}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.frameworks.lightning.training import data, fit, given, keeping, module, module_class, trainer
@@ -91,14 +93,11 @@ def test_searches_for_settings_are_recorded_nowhere(package: ModuleType, cap: te
         def val_dataloader(self) -> Any:
             return data(8)
 
-    for logger in (False, keeping(package)):
-        ran = trainer(package, logger=logger, max_epochs=1)
-        tuner = package.tuner.Tuner(ran)
-        made = Searched()
-        assert tuner.lr_find(made, num_training=10, update_attr=False) is not None
-        tuner.scale_batch_size(made, max_trials=2, steps_per_trial=2)
+    tuner = package.tuner.Tuner(trainer(package, logger=False, max_epochs=1))
+    assert tuner.lr_find(Searched(), num_training=4, update_attr=False) is not None
+    tuner.scale_batch_size(Searched(), max_trials=1, steps_per_trial=1)
     assert not cap.points()
-    finder = package.callbacks.LearningRateFinder(num_training_steps=10, update_attr=False)
+    finder = package.callbacks.LearningRateFinder(num_training_steps=4, update_attr=False)
     reference = keeping(package)
     trainer(package, logger=reference, max_epochs=1, callbacks=[finder]).fit(Searched(), data(), data(8))
     assert [(p.name, p.value, p.step) for p in cap.points()] == reference.given
@@ -189,6 +188,35 @@ def test_faults_of_ours_are_not_the_trainings(
     assert ran.state.finished
     assert not cap.points()
     assert capfd.readouterr().err.count("tracelet: recording what Lightning logs failed (TypeError") == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).partition(".")[2].partition(".")[0]
+        copies = name == "_to_copy" and "device" in (kwargs or {})
+        if copies or name in ("_local_scalar_dense", "nonzero"):
+            self.found[name] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["no logger", "csv"])
+def test_listening_reads_nothing_more(package: ModuleType, home: Path, logged: bool) -> None:
+    def reads() -> Counter[str]:
+        ran = trainer(package, logger=package.loggers.CSVLogger("csv") if logged else False, max_epochs=1)
+        with Reads() as counted:
+            ran.fit(module(package), data())
+        return counted.found
+
+    expected = reads()
+    with runs.running(home, optimizer_every=0):
+        assert reads() == expected
+    assert len({point.name for point in points(home)}) == 5
 
 
 def test_numbers_on_a_device_are_read_at_once() -> None:

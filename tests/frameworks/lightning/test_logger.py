@@ -28,6 +28,7 @@ from tests.frameworks.lightning.training import (
     module_class,
     trainer,
 )
+from tests.support.pages import blocks
 from tracelet import testing
 from tracelet.core import active
 from tracelet.core.metrics import RunStatus
@@ -186,6 +187,29 @@ def test_a_fast_development_run_starts_no_run(package: ModuleType, alone: testin
     assert (alone.runs, alone.points()) == ([], [])
 
 
+def test_a_run_that_is_stopped_is_followed_by_the_next(package: ModuleType, cap: testing.Captured) -> None:
+    logger = of(package)()
+    for name in ("first", "second"):
+        with tracelet.start_logging(exp_name=name):
+            trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
+        assert logger.name == name
+    assert [len(cap.points("train_loss_step", run)) for run in cap.runs] == [4, 4]
+
+
+def test_disabled(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACELET_DISABLED", "1")
+    started: list[Any] = []
+    logger = of(package)()
+    begin = tracelet.start_logging
+    monkeypatch.setattr(
+        "tracelet.frameworks.lightning_logger.start_logging", lambda **given: started.append(given) or begin(**given)
+    )
+    fit(package, logger=logger)
+    assert len(started) == 1
+    assert not logger.experiment.active
+    tracelet.stop_logging()
+
+
 def test_ranks_above_zero(package: ModuleType, alone: testing.Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = of(package)()
     monkeypatch.setattr("lightning_utilities.core.rank_zero.rank_zero_only.rank", 1)
@@ -208,22 +232,9 @@ def test_it_is_pickled(package: ModuleType, cap: testing.Captured) -> None:
 def test_in_a_configuration(package: ModuleType, alone: testing.Captured) -> None:
     cli = importlib.import_module(f"{package.__name__}.cli").LightningCLI
     where = of(package).__module__
-    Path("config.yaml").write_text(
-        f"""trainer:
-  max_epochs: 1
-  logger:
-    - class_path: {where}.TraceletLogger
-      init_args:
-        project: digits
-        name: from-yaml
-        backend: [mlflow, wandb]
-        resume: auto
-        run_id: an-id
-        tags: {{team: vision}}
-    - class_path: {package.__name__}.loggers.CSVLogger
-      init_args: {{save_dir: csv}}
-"""
-    )
+    (block,) = [each for each in blocks("yaml") if each.page == "docs/reference/frameworks/lightning.md"]
+    said = block.code.replace("tracelet.frameworks.lightning", where)
+    Path("config.yaml").write_text(said + "      run_id: an-id\n      resume: auto\n  max_epochs: 1\n")
 
     class Model(module_class(package)):  # type: ignore[misc]
         def train_dataloader(self) -> Any:
@@ -232,11 +243,12 @@ def test_in_a_configuration(package: ModuleType, alone: testing.Captured) -> Non
     words = [f"--trainer.{name}={str(value).lower()}" for name, value in QUIET.items()]
     command = cli(Model, args=["fit", "--config=config.yaml", *words])
     (run,) = alone.runs
-    assert (run.name, run.project, run.id, run.status) == ("from-yaml", "digits", "an-id", RunStatus.FINISHED)
+    assert (run.name, run.project, run.id, run.status) == ("boring", "tutorial", "an-id", RunStatus.FINISHED)
     assert command.trainer.logger.version == "an-id"
     assert Path("tracelet_logs/an-id/config.yaml").exists()
-    assert alone.tags == {"team": "vision"}
-    assert alone.params["trainer.logger.0.class_path"] == f"{where}.TraceletLogger"
+    assert alone.tags == {"stage": "demo"}
+    assert alone.params["trainer.logger.init_args.backend"] == "mlflow, wandb"
+    assert alone.params["trainer.logger.class_path"] == f"{where}.TraceletLogger"
     assert [point.step for point in alone.points("train_loss_step")] == [0, 1, 2, 3]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from tests.frameworks.lightning.training import (
     trainer,
 )
 from tracelet import testing
+from tracelet.optim import BFO
 
 
 def arrived(cap: testing.Captured) -> Given:
@@ -302,3 +304,25 @@ def test_loggers_that_come_later_or_are_odd(package: ModuleType, cap: testing.Ca
         trainer(package, logger=odd, max_epochs=1).fit(module(package), data())
         later.log_metrics({"text": "x", "list": [1], "flag": True, "numpy": torch.tensor([2.5]).numpy()[0]}, 1)
     assert arrived(within) == [*later.given[:-4], ("flag", 1.0, 1), ("numpy", 2.5, 1)]
+
+
+def test_population_optimizers_beside(package: ModuleType, cap: testing.Captured) -> None:
+    """What tracelet measures of an optimizer, and what the module logs, once each."""
+
+    class Searching(module_class(package)):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            return BFO(self.parameters(), population_size=3, seed=0)
+
+    logger = keeping(package)
+    trainer(package, logger=[logger, csv(package)], max_epochs=1).fit(Searching(), data())
+    mine = [each for each in arrived(cap) if not each[0].startswith("optim/")]
+    assert mine == logger.given
+    assert [point.step for point in cap.points("optim/BFO/best_fitness")] == [1, 2, 3, 4]
+
+
+def test_a_logger_that_is_a_mock(package: ModuleType, cap: testing.Captured) -> None:
+    """As people's tests have it."""
+    mock = MagicMock(spec=package.loggers.logger.Logger, save_dir=None)
+    trainer(package, logger=mock, max_epochs=1).fit(module(package), data())
+    calls = [call.kwargs for call in mock.log_metrics.call_args_list]
+    assert arrived(cap) == [(name, value, call["step"]) for call in calls for name, value in call["metrics"].items()]
