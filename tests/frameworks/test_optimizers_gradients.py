@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_ as imported_earlier
 
 from tests.support import runs
 from tests.support.optimizing import found
+from tracelet.frameworks.steps import here
 
 
 def weights(*gradients: Any) -> list[nn.Parameter]:
@@ -34,7 +35,7 @@ THREE_FOUR = (torch.tensor([3.0, 0.0]), torch.tensor([[4.0]]))
 def test_without_clipping(home: Path) -> None:
     with runs.running(home):
         torch.optim.SGD(weights(*THREE_FOUR)).step()
-    assert norms(home) == [(5.0, {"clipped": False})]
+    assert norms(home) == [(5.0, {})]
 
 
 CLIPS: dict[str, Any] = {
@@ -102,7 +103,7 @@ def test_a_clipping_belongs_to_the_optimizer_of_its_parameters(home: Path) -> No
             nn.utils.clip_grad_norm_(others, 1.0)
             sgd.step()
             adam.step()
-    assert norms(home) == [(5.0, {"clipped": False})] * 2
+    assert norms(home) == [(5.0, {})] * 2
     assert norms(home, "Adam") == [(10.0, {"clipped": True})] * 2
 
 
@@ -114,7 +115,7 @@ def test_a_clipping_counts_for_one_step(home: Path) -> None:
             if number < 2:
                 nn.utils.clip_grad_norm_(each, 1.0)
             sgd.step()
-    assert [said["clipped"] for _, said in norms(home)] == [True, False]
+    assert [said for _, said in norms(home)] == [{"clipped": True}, {}]
 
 
 def test_a_clipping_inside_the_closure(home: Path) -> None:
@@ -153,7 +154,7 @@ def test_gradients_that_are_not_there_are_of_other_kinds_or_empty(home: Path) ->
 def test_complex_gradients(home: Path) -> None:
     with runs.running(home):
         torch.optim.SGD(weights(torch.tensor([3.0 + 4.0j]), torch.tensor([12.0]))).step()
-    assert norms(home) == [(13.0, {"clipped": False})]
+    assert norms(home) == [(13.0, {})]
 
 
 def test_sparse_gradients(home: Path) -> None:
@@ -162,7 +163,7 @@ def test_sparse_gradients(home: Path) -> None:
         nn.init.zeros_(table.weight)
         (table(torch.tensor([1, 1, 3])) * torch.tensor([[1.0], [2.0], [4.0]])).sum().backward()
         torch.optim.SparseAdam(list(table.parameters())).step()
-    assert norms(home, "SparseAdam") == [(5.0, {"clipped": False})]
+    assert norms(home, "SparseAdam") == [(5.0, {})]
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -171,6 +172,14 @@ def test_what_is_not_finite_is_recorded(value: float, home: Path) -> None:
         torch.optim.SGD(weights(torch.tensor([1.0, value]), torch.tensor([2.0]))).step()
     ((norm, _),) = norms(home)
     assert str(norm) == str(value)
+
+
+def test_clippings_of_what_never_steps_do_not_pile_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracelet.frameworks.optimizer_hooks._MOST", 6)
+    with runs.running(home):
+        for _ in range(10):
+            nn.utils.clip_grad_norm_(weights(*THREE_FOUR), 1.0)
+        assert len(here.clips) == 3
 
 
 def test_meta_gradients_have_none(home: Path) -> None:
@@ -188,7 +197,7 @@ def test_older_torch_without_the_places_costs_a_line(home: Path, capfd: pytest.C
         patch.delattr(nn.utils, "get_total_norm")
         with runs.running(home):
             torch.optim.SGD(weights(*THREE_FOUR)).step()
-    assert norms(home) == [(5.0, {"clipped": False})]
+    assert norms(home) == [(5.0, {})]
     said = capfd.readouterr().err
     assert said.count("\n") == said.count("the gradient norm before clipping is not recorded") == 1
 

@@ -52,7 +52,7 @@ def test_every_fiftieth_step_is_recorded_with_no_line_in_the_script(home: Path) 
         "loss": (MetricType.LOSS.value, False),
         "grad_norm": (MetricType.GRADIENT.value, False),
     }
-    assert [point.metadata for point in by_name["optim/SGD/grad_norm"]] == [{"clipped": False}] * 3
+    assert [point.metadata for point in by_name["optim/SGD/grad_norm"]] == [{}] * 3
     assert [point.metadata for point in by_name["optim/SGD/loss"]] == [{}] * 3
 
 

@@ -103,10 +103,11 @@ class Ran:
             return db.execute(query, (run_id, key)).fetchall()
 
     def counts(self) -> dict[str, int]:
-        """How many points each metric has in MLflow."""
+        """How many points each metric of the script's has in MLflow; beside them are what its optimizers leave."""
         found: dict[str, int] = {}
         for point in self.store.points():
-            found[point.key] = found.get(point.key, 0) + 1
+            if not point.key.startswith("optim/"):
+                found[point.key] = found.get(point.key, 0) + 1
         return found
 
 

@@ -122,7 +122,7 @@ class Framework(ABC):
     def install(cls) -> None:
         """Patch the library; one that is not imported yet, when it is."""
         cls._wanted = True
-        if cls.module in sys.modules:
+        if sys.modules.get(cls.module) is not None:  # None: somebody forbids its import
             # Not sys.modules[…]: another thread may be in the middle of importing it, and this waits for that.
             cls._patch_once(importlib.import_module(cls.module))
         elif not cls._awaited:

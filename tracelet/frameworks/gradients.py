@@ -59,7 +59,7 @@ def norm_of(optimizer: Any, clips: Sequence[Clip]) -> Norm | None:
     if any(clip.norm_type != norm_type for clip in used):
         return None
     clipped: set[int] = set().union(*(clip.parameters for clip in used))
-    rest = [parameter.grad for parameter in all_parameters if id(parameter) not in clipped]
+    rest = [parameter.grad for parameter in all_parameters if not clipped or id(parameter) not in clipped]
     parts = [clip.norm for clip in used]
     if (others := _norms(rest, norm_type)) is None:
         return None
@@ -89,22 +89,18 @@ def _first_ones(clips: Sequence[Clip]) -> list[Clip]:
 def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
     torch = sys.modules["torch"]
     found: dict[tuple[Any, Any], list[Any]] = {}
-    for gradient in gradients:
-        if gradient is None:
-            continue
-        if not is_plain(gradient) or gradient.is_meta:
-            return None
-        dense = gradient.detach()
-        if dense.is_sparse:
-            if not (dense.is_cpu or dense.is_coalesced()):
-                return None
-            dense = dense.coalesce().values()
-        elif dense.layout is not torch.strided:
-            return None
-        if dense.numel():
-            found.setdefault((dense.device, dense.dtype), []).append(dense)
-    norms: list[Any] = []
     with torch.no_grad():
+        for gradient in gradients:
+            if gradient is None:
+                continue
+            if not is_plain(gradient):
+                return None
+            dense = gradient if gradient.layout is torch.strided else _dense(gradient)
+            if dense is None:
+                return None
+            if dense.numel():
+                found.setdefault((dense.device, dense.dtype), []).append(dense)
+        norms: list[Any] = []
         for (_, dtype), alike in found.items():
             if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
                 norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
@@ -113,6 +109,13 @@ def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
             else:
                 norms += torch._foreach_norm(alike, norm_type)
     return norms
+
+
+def _dense(gradient: Any) -> Any:
+    """The values of a sparse gradient, each index once; None where they cannot be had without a wait."""
+    if not gradient.is_sparse or not (gradient.is_cpu or gradient.is_coalesced()):
+        return None
+    return gradient.coalesce().values()
 
 
 def _together(norms: Sequence[Any], norm_type: float) -> Any:

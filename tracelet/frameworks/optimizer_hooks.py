@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Hooks", "listening"]
 
 _KEY: Final = "optimizers"
+_MOST: Final = 50_000  # parameters of clippings that wait for a step
 
 
 def listening() -> OptimizersFramework | None:
@@ -142,6 +143,8 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
         if clip is not None:
             framework.hears()
             here.clips.append(clip)
+            while len(here.clips) > 1 and sum(len(each.parameters) for each in here.clips) > _MOST:
+                del here.clips[0]  # of what never steps
     here.norm_type = None
     return args, kwargs
 
@@ -204,6 +207,7 @@ class Hooks:
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._patches: dict[tuple[str, str], MethodPatch] = {}
+        self._pausable: list[PausablePatch] = []
         self._open: weakref.WeakSet[Hearing] = weakref.WeakSet()
 
     def install(self, torch: ModuleType) -> None:
@@ -227,12 +231,17 @@ class Hooks:
                         getattr(place, kind) if kind else place, method, build
                     )
                     self._patches[owner, name] = patch
+                    if isinstance(patch, PausablePatch):
+                        patch.leaves = "backward" in name
                 patch.install()
             except (KeyError, AttributeError, ImportError) as error:
                 self._patches.pop((owner, name), None)
                 if what is None:
                     continue
                 say(f"{what} is not recorded: this torch has no place to read it ({in_a_line(error)})")
+        # A skipped step is counted at any time.
+        patches = [patch for (_, name), patch in self._patches.items() if name != "GradScaler.step"]
+        self._pausable = [patch for patch in patches if isinstance(patch, PausablePatch)]
         self._pause_or_resume()
 
     def hearing(self, hearing: Hearing) -> None:
@@ -241,13 +250,16 @@ class Hooks:
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
-        for (_, name), patch in list(self._patches.items()):
-            if isinstance(patch, PausablePatch) and not name.endswith(".step"):  # a skipped step is counted at any time
-                (patch.resume if self._open else patch.pause)()
+        if self._open:
+            for patch in self._pausable:
+                patch.resume()
+        else:
+            for patch in self._pausable:
+                patch.pause()
 
     def uninstall(self) -> None:
         """Take them off; when they are not on, do nothing."""
-        handles, self._handles = self._handles, []
+        handles, self._handles, self._pausable = self._handles, [], []
         for handle in handles:
             handle.remove()
         for patch in self._patches.values():

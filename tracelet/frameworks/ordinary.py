@@ -29,9 +29,10 @@ _RATES: Final[Mapping[str, MetricType]] = {"lr": MetricType.LEARNING_RATE, "weig
 class _Group:
     """The rates of a param group, as they were seen and recorded."""
 
-    __slots__ = ("in_tensors", "lr", "told", "weight_decay")
+    __slots__ = ("in_tensors", "lr", "number", "told", "weight_decay")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.lr: Any = None
         self.weight_decay: Any = None
         self.in_tensors = False
@@ -75,6 +76,7 @@ class Listener:
         self.name = ""
         self.updates = _steps_before(optimizer())
         self.due = self.updates % every == 0
+        self._next = self.updates - self.updates % every + every
         self._seen_parameters: tuple[Any, set[int]] = (None, set())
         self._groups: list[_Group] = []
         self._group_names: list[str] = []
@@ -105,17 +107,18 @@ class Listener:
 
     def ended(self, optimizer: Any) -> None:
         """A step is over."""
-        self.updates += 1
+        self.updates = updates = self.updates + 1
         groups, known = optimizer.param_groups, self._groups
         if self.due or len(groups) != len(known):
             self._record(optimizer, groups)
         else:
-            for group, seen in zip(groups, known):  # noqa: B905  # of one length; saying so takes longer than the rest
+            for seen in known:  # one, mostly; a function for this would take longer than what it does
+                group = groups[seen.number]
                 if group.get("lr") is not seen.lr or group.get("weight_decay") is not seen.weight_decay:
                     self._record(optimizer, groups)
                     break
-        if self.updates % self._every == 0:
-            self.due = True
+        if updates == self._next:
+            self.due, self._next = True, updates + self._every
             self._hearing.begin()
         if self._hearing.open:
             self._take_loss()
@@ -157,8 +160,7 @@ class Listener:
         return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
 
     def _look(self, optimizer: Any) -> None:
-        first = optimizer.param_groups[0]["params"][:1]
-        if first and is_capturing(first[0]):
+        if any(is_capturing(parameter) for group in optimizer.param_groups for parameter in group["params"][:1]):
             return  # a graph is being recorded: what is computed now would become part of it
         mine = self.parameters(optimizer)
         norm = norm_of(optimizer, [clip for clip in self._clips() if not mine.isdisjoint(clip.parameters)])
@@ -185,13 +187,17 @@ class Listener:
     def _meet_groups(self, optimizer: Any) -> None:
         self._meet(optimizer)
         groups = optimizer.param_groups
-        self._groups = (self._groups + [_Group() for _ in groups])[: len(groups)]
+        known = self._groups[: len(groups)]
+        self._groups = known + [_Group(number) for number in range(len(known), len(groups))]
         self._group_names = group_names(groups)
 
     def _compare(self, groups: list[dict[str, Any]], points: list[Point]) -> None:
         """Record the rates that are others than when they were recorded last; those in tensors, when the step is recorded."""
         for group, seen, name in zip(groups, self._groups, self._group_names, strict=True):
-            seen.lr, seen.weight_decay = group.get("lr"), group.get("weight_decay")
+            lr, weight_decay = group.get("lr"), group.get("weight_decay")
+            if lr is seen.lr and weight_decay is seen.weight_decay and not seen.in_tensors:
+                continue
+            seen.lr, seen.weight_decay = lr, weight_decay
             seen.in_tensors = any(hasattr(value, "data_ptr") for value in (seen.lr, seen.weight_decay))
             for rate, value in (("lr", seen.lr), ("weight_decay", seen.weight_decay)):
                 if value is None or isinstance(value, str):
@@ -217,7 +223,8 @@ class Listener:
         elif is_scalar(loss) or isinstance(loss, int | float):
             points.append(self._point("loss", loss, MetricType.LOSS))
         if norm is not None:
-            said = {"clipped": norm.clipped}
+            # Not said when it is false: metadata makes a record seven times as long.
+            said = {"clipped": True} if norm.clipped else {}
             if norm.norm_type != 2:
                 said["norm_type"] = norm.norm_type
             points.append(self._point("grad_norm", norm.value, MetricType.GRADIENT, metadata=said))
@@ -258,11 +265,15 @@ def _own_count(optimizer: Any) -> Any:
             return state["step"]
         if number == 10:
             break
-    return optimizer.param_groups[0].get("step")
+    groups = optimizer.param_groups
+    return groups[0].get("step") if groups else None
 
 
 def _steps_before(optimizer: Any) -> int:
-    count = _own_count(optimizer)
+    try:
+        count = _own_count(optimizer)
+    except (AttributeError, TypeError):  # a state of its own kind
+        return 0
     if is_scalar(count):
         # On a device this waits for it, once: for an optimizer that comes from a checkpoint and counts there.
         count = on_host(count) if count.is_cpu else count.item()

@@ -16,16 +16,24 @@ class PausablePatch(MethodPatch):
 
     Where another tool has wrapped on top of it, it stays, and passes calls on. It is a plain function, which torch.compile
     traces through as if it were not there.
+
+    Attributes:
+        leaves: it goes, instead of passing calls on: worth it for what is called in every step.
     """
+
+    leaves: bool = False
 
     def pause(self) -> None:
         """Put the original in its place, as long as it is the one that is there."""
         self._switch.on = False
-        if self._wrapper is not None and self._owner.__dict__.get(self._name) is self._wrapper:
+        if self.leaves and self._wrapper is not None and self._owner.__dict__.get(self._name) is self._wrapper:
             setattr(self._owner, self._name, self._original)
 
     def resume(self) -> None:
         """Put it back; where another tool has patched in the meantime, on top of that."""
+        if not self.leaves:
+            self._switch.on = True
+            return
         present = self._owner.__dict__.get(self._name)
         if self._wrapper is None or (present is not self._original and present is not self._wrapper):
             self.install()

@@ -28,17 +28,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "Reader", "is_plain", "is_scalar", "on_host"]
 
+_DEVICES: Final = ("cpu", "cuda", "mps", "xpu")  # reading elsewhere may make a graph of what was only noted
 _TICK: Final = 0.1  # seconds that terms wait for the step they belong to
 _TYPES: Final[Mapping[str, Any]] = {
-    "torch.float32": ctypes.c_float,
-    "torch.float64": ctypes.c_double,
-    "torch.int64": ctypes.c_int64,
-    "torch.int32": ctypes.c_int32,
-    "torch.int16": ctypes.c_int16,
-    "torch.int8": ctypes.c_int8,
-    "torch.uint8": ctypes.c_uint8,
-    "torch.bool": ctypes.c_bool,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+    "int64": ctypes.c_int64,
+    "int32": ctypes.c_int32,
+    "int16": ctypes.c_int16,
+    "int8": ctypes.c_int8,
+    "uint8": ctypes.c_uint8,
+    "bool": ctypes.c_bool,
 }
+_types: dict[Any, Any] = {}  # by torch's own names, once it is there
 
 
 class Point(NamedTuple):
@@ -64,14 +66,16 @@ class Point(NamedTuple):
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor that holds its numbers by itself: no fake, sharded or wrapped one."""
+    """Whether a value is a tensor that holds its numbers by itself, on a device that can be read: no fake or sharded one."""
     tensor = sys.modules["torch"].Tensor
-    return isinstance(value, tensor) and type(value).__torch_dispatch__ is tensor.__torch_dispatch__
+    if not isinstance(value, tensor) or type(value).__torch_dispatch__ is not tensor.__torch_dispatch__:
+        return False
+    return value.is_cpu or value.device.type in _DEVICES
 
 
 def is_scalar(value: Any) -> bool:
     """Whether a value is a tensor of one real number."""
-    return is_plain(value) and value.numel() == 1 and not (value.is_complex() or value.is_meta or value.is_sparse)
+    return is_plain(value) and value.numel() == 1 and not (value.is_complex() or value.is_sparse)
 
 
 def on_host(tensor: Any) -> float | None:
@@ -79,11 +83,13 @@ def on_host(tensor: Any) -> float | None:
 
     From its memory: reading it by torch would count as a synchronisation among those who look for them.
     """
-    dtype = str(tensor.dtype)
+    if not _types:
+        _types.update((getattr(sys.modules["torch"], name), kind) for name, kind in _TYPES.items())
     try:
-        if dtype not in _TYPES:
-            tensor, dtype = tensor.detach().float(), "torch.float32"
-        return float(_TYPES[dtype].from_address(tensor.data_ptr()).value) if tensor.data_ptr() else None
+        if (kind := _types.get(tensor.dtype)) is None:
+            tensor, kind = tensor.detach().float(), ctypes.c_float
+        address = tensor.data_ptr()
+        return float(kind.from_address(address).value) if address else None
     except RuntimeError:  # it has no memory: it is traced, or transformed by functorch
         return None
 
