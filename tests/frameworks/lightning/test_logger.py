@@ -29,7 +29,7 @@ from tests.frameworks.lightning.training import (
     trainer,
 )
 from tests.support.pages import blocks
-from tracelet import testing
+from tracelet import lifetime, testing
 from tracelet.core import active
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks.lightning import LightningFramework
@@ -61,7 +61,7 @@ def alone() -> Iterator[testing.Captured]:
     with testing.capture() as cap:
         assert cap._captor is not None
         assert cap._captor.stand_in is not None
-        active.end(cap._captor.stand_in)
+        lifetime._deactivate(cap._captor.stand_in)
         yield cap
 
 
