@@ -63,6 +63,20 @@ def test_each_value_once(package: ModuleType, cap: testing.Captured, loggers: st
     assert {name: last[name] for name in ran.logged_metrics} == {n: float(v) for n, v in ran.logged_metrics.items()}
 
 
+def test_what_the_optimizer_tells_is_beside_it(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning steps by a closure, within which it computes the loss and its gradients."""
+    monkeypatch.setenv("TRACELET_OPTIMIZER_EVERY", "1")
+    with testing.capture() as cap:
+        fit(package, logger=csv(package))
+    assert [point for point in arrived(cap) if not point[0].startswith("optim/")] == given(package)
+    losses = [value for name, value, _ in given(package) if name == "train_loss_step"]
+    assert [(point.value, point.step) for point in cap.points("optim/SGD/loss")] == list(
+        zip(losses, range(1, 9), strict=True)
+    )
+    assert [point.step for point in cap.points("optim/SGD/grad_norm")] == list(range(1, 9))
+    assert [(point.value, point.step) for point in cap.points("optim/SGD/lr/0")] == [(0.1, 1)]
+
+
 def test_loggers_have_what_they_have_without_us(package: ModuleType, cap: testing.Captured) -> None:
     fit(package, logger=[csv(package), tensorboard(package)])
     assert Counter(csv_rows(Path("csv/lightning_logs/version_0/metrics.csv"))) == Counter(given(package))
