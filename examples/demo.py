@@ -1,7 +1,8 @@
 """What `make demo` runs: an unmodified training script under tracelet, then three independent counts of its points.
 
 Sent is counted in the event files that TensorBoard wrote, durable in the collector's log, delivered in the MLflow store. The
-command fails when they differ. Everything it makes lies in one folder; running it again adds a run to the same store.
+command fails when they differ. (What tracelet measures by itself, `system/…`, is not counted: no event file has it.) Everything
+it makes lies in one folder; running it again adds a run to the same store.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRACELET = Path(sys.executable).with_name("tracelet")
 PROJECT = "digits"
 DEADLINE = 180
-MEASURED = ("optim/", "system/")  # by tracelet itself: nobody has sent that
+OURS = ("optim/", "system/")  # what tracelet measures by itself: nobody has sent that
 
 console = Console(highlight=False)
 
@@ -103,7 +104,7 @@ class Demo:
             ):
                 names = dictionaries.setdefault(stream, {})
                 for _, record in codec.decode(pb.Batch.FromString(payload), names):
-                    if isinstance(record, Metric) and not record.name.startswith(MEASURED):
+                    if isinstance(record, Metric) and not record.name.startswith(OURS):
                         counts[record.name] += 1
         return counts
 
@@ -118,7 +119,19 @@ class Demo:
             name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
             for run in runs
             for name in run.data.metrics
-            if not name.startswith(MEASURED)
+            if not name.startswith(OURS)
+        }
+
+    def facts(self, run_id: str) -> dict[str, str]:
+        """What the MLflow store says that the run was."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.store)
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"tags.`tracelet.run_id` = '{run_id}'")
+        said = {**run.data.params, **run.data.tags}
+        return {
+            name: said[name] for name in ("command", "git.commit", "git.dirty", "epochs", "host.name") if name in said
         }
 
 
@@ -168,6 +181,9 @@ def main() -> int:
     if waited != 0 or not same:
         console.print("[bold red]The counts differ: not every point that was sent has arrived.[/]")
         return 1
+    console.print("\nwhat the run was")
+    for name, value in demo.facts(run_id).items():
+        console.print(f"  {name:<11} {value}", soft_wrap=True)
     with console.status("drawing"):
         picture = demo.out / "curves.png"
         draw_picture(series, f"{demo.name}: every point from the MLflow store", picture)

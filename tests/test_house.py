@@ -44,7 +44,23 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.version",
     ),
     "tracelet.optim": ("tracelet.errors",),
-    "tracelet.frameworks": ("tracelet.core", "tracelet.guard", "tracelet.errors"),
+    "tracelet.frameworks": (
+        "tracelet.frameworks.patching",
+        "tracelet.core",
+        "tracelet.guard",
+        "tracelet.errors",
+        "tracelet.provenance.secrets",
+    ),
+    "tracelet.frameworks.patching": ("tracelet.guard",),
+    "tracelet.provenance": (
+        "tracelet.core",
+        "tracelet.frameworks.patching",
+        "tracelet.transport.background",
+        "tracelet.guard",
+        "tracelet.errors",
+        "tracelet.version",
+    ),
+    "tracelet.provenance.secrets": (),
     # A logger that starts a run, as a script does.
     "tracelet.frameworks.lightning_logger": (
         "tracelet.frameworks",

@@ -14,9 +14,23 @@ from tracelet.version import __version__
 
 if TYPE_CHECKING:
     from tracelet import testing
+    from tracelet.api import (
+        log,
+        log_artifact,
+        log_audio,
+        log_figure,
+        log_histogram,
+        log_image,
+        log_params,
+        log_table,
+        log_text,
+        log_video,
+        set_tags,
+    )
     from tracelet.core.experiment import Experiment
     from tracelet.core.metrics import Metric, MetricType
     from tracelet.core.smoothing import smooth
+    from tracelet.decorator import run
     from tracelet.frameworks.losses import log_terms, watch_losses
     from tracelet.interface import get_active_experiment, start_logging, stop_logging
 
@@ -26,7 +40,19 @@ __all__ = [
     "MetricType",
     "__version__",
     "get_active_experiment",
+    "log",
+    "log_artifact",
+    "log_audio",
+    "log_figure",
+    "log_histogram",
+    "log_image",
+    "log_params",
+    "log_table",
     "log_terms",
+    "log_text",
+    "log_video",
+    "run",
+    "set_tags",
     "smooth",
     "start_logging",
     "stop_logging",
@@ -39,7 +65,19 @@ _HOMES = {
     "Metric": "tracelet.core.metrics",
     "MetricType": "tracelet.core.metrics",
     "get_active_experiment": "tracelet.interface",
+    "log": "tracelet.api",
+    "log_artifact": "tracelet.api",
+    "log_audio": "tracelet.api",
+    "log_figure": "tracelet.api",
+    "log_histogram": "tracelet.api",
+    "log_image": "tracelet.api",
+    "log_params": "tracelet.api",
+    "log_table": "tracelet.api",
     "log_terms": "tracelet.frameworks.losses",
+    "log_text": "tracelet.api",
+    "log_video": "tracelet.api",
+    "run": "tracelet.decorator",
+    "set_tags": "tracelet.api",
     "smooth": "tracelet.core.smoothing",
     "start_logging": "tracelet.interface",
     "stop_logging": "tracelet.interface",

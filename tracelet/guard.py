@@ -12,7 +12,7 @@ import traceback
 from types import CodeType, TracebackType
 from typing import Any
 
-__all__ = ["Guard", "guard", "in_a_line", "is_users", "say", "swallow"]
+__all__ = ["Guard", "guard", "in_a_line", "is_users", "say", "swallow", "was_said"]
 
 _said: dict[str, object] = {}
 
@@ -26,6 +26,11 @@ def say(line: str, key: str | None = None) -> None:
         os.write(2, f"tracelet: {line}\n".encode(errors="replace"))
     except OSError:
         return  # stderr is closed: there is nobody to tell
+
+
+def was_said(key: str) -> bool:
+    """Whether a line of that key was written."""
+    return key in _said
 
 
 def swallow(what: str, error: BaseException) -> None:

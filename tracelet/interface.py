@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tracelet import checks, exits, lifetime
-from tracelet.core import active, captive, identity, targets
+from tracelet import checks, exits, lifetime, plans
+from tracelet.core import active, captive, identity, nesting, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
 from tracelet.core.options import ENV_FILE, Options, read_environment
-from tracelet.core.place import Place, as_asked, as_owned, is_silent_rank, know_rank, rank_label, take_place
-from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
+from tracelet.core.place import (
+    Place,
+    as_asked,
+    as_nested,
+    is_below_a_run,
+    is_silent_rank,
+    rank_label,
+    take_place,
+)
+from tracelet.core.plan import BackendTarget, new_run_id
 from tracelet.core.processes import home_above, known, run_is_ours
 from tracelet.errors import ConfigurationError
 from tracelet.guard import swallow
@@ -28,7 +35,15 @@ from tracelet.lifetime import Ending, last_ending
 if TYPE_CHECKING:
     from tracelet.settings import TraceletSettings
 
-__all__ = ["Ending", "begin_under_launcher", "get_active_experiment", "last_ending", "start_logging", "stop_logging"]
+__all__ = [
+    "Ending",
+    "begin_under_launcher",
+    "call_is_nested",
+    "get_active_experiment",
+    "last_ending",
+    "start_logging",
+    "stop_logging",
+]
 
 # Settings that a script may still decide under `tracelet run`, and where they go in a plan.
 _OPEN: Final[Mapping[str, str]] = {
@@ -58,7 +73,7 @@ _BEGUN_WITH: Final[Mapping[str, str]] = {
     "group": "group",
     "notes": "notes",
 }
-_silenced: Experiment | None = None  # the run of a rank that records nothing
+_silenced: weakref.WeakSet[Experiment] = weakref.WeakSet()  # the runs of a rank that records nothing
 _disabled: Experiment | None = None  # the run of `mode="disabled"`, until it is stopped
 
 
@@ -78,11 +93,12 @@ def start_logging(
     tags: Mapping[str, Any] | Iterable[str] | None = None,
     notes: str | None = None,
     mode: Literal["disabled"] | None = None,
+    nested: bool = False,
 ) -> Experiment:
     """Start a run: from now on, what the script logs by a known framework is recorded, and delivered to the backends.
 
-    Starting again in the same context stops the run before. Under `tracelet run` the launcher's run is adopted: explicit
-    arguments fill what its command line left open, as long as nothing is recorded.
+    Starting again in the same context stops the run before, unless the new one is nested in it. Under `tracelet run` the
+    launcher's run is adopted: explicit arguments fill what its command line left open, as long as nothing is recorded.
 
     The run ends by `stop_logging`, at the end of `with`, or when the interpreter exits: after all threads that are not daemons
     have ended, and before `atexit` functions that were registered earlier.
@@ -106,6 +122,9 @@ def start_logging(
         tags: tags of the run: a mapping, or words.
         notes: a text about the run, in Markdown.
         mode: "disabled" makes everything a no-op, as `TRACELET_DISABLED=1` does: nothing is recorded, written or started.
+        nested: the run is within the active one, where there is one: that goes on, is its `parent`, and gets what is logged
+            after this one's end. Settings and trackers that are not given are those of the outer run. A run that ends has
+            those end before it that are nested in it.
 
     Returns:
         The run. It is a context manager too: leaving the block stops it.
@@ -125,24 +144,30 @@ def start_logging(
         "tags": tags,
         "notes": notes,
     }
+    captor = captive.captor()
+    outer = _outer() if nested else None
     options, named = _options(settings)
+    if outer is not None and settings is None:
+        options = plans.within(outer, options)
     options = options.override(**arguments, disabled=checks.disabled(mode))
     checks.plain(options, config)
-    checks.identity(options, run_id, resume, (active.superseded(), _launched))
-    captor = captive.captor()
+    checks.identity(options, run_id, resume, () if outer is not None else lifetime.befores(_launched))
     if captor is not None:
         options = replace(options, disabled=mode is not None)
     given = {name for name, value in {**arguments, "api_key": api_key, "url": backend_url}.items() if value is not None}
     if options.disabled:
-        return _silent(options)
+        return _silent(options, outer)
     _forget_disabled()
     place = as_asked(take_place(options), run_id)
+    if nested:
+        place = as_nested(place)
     if place.silent:
-        return _silent_rank(options, place)
+        return _silent_rank(options, place, outer)
     if captor is None and _launched is None and (run_is_ours() or (place.joins and home_above() is None)):
         begin_under_launcher()  # a process below it that has imported nothing which is intercepted
     fits = (
         captor is None
+        and outer is None
         and _launched is not None
         and (_launched.id == place.run_id if place.joins else _launched.is_owner)
     )
@@ -152,29 +177,39 @@ def start_logging(
         return _adopt_launched(_launched, options, given, backend_url, api_key, config)
     if place.joins:
         return _join(options, place, given, backend_url, api_key, config)
-    home = usable_home(options.home) if captor is None else captor.home
+    around = plans.around(outer, place.parent, options) if nested and settings is None else None
+    if around is not None and "project" not in given:
+        options = replace(options, project=around.project)
+    home = captor.home if captor is not None else around.home if around is not None else usable_home(options.home)
     begun = None
     if run_id is not None:
         begun = identity.find(home, run_id, resume) if place.owner else identity.recall(home, run_id)
+    inherited = around if begun is None and not given & {"backend", "api_key", "url"} else None
     given |= named
     kinds = options.backend if begun is None or "backend" in given else tuple(each.kind for each in begun.backends)
-    backends = targets.resolve(kinds, home, backend_url, api_key) if captor is None else ()
-    plan = _plan(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
-    if place.parent and parent is None:
-        plan = replace(plan, parent=place.parent)
+    if captor is not None:
+        backends: tuple[BackendTarget, ...] = ()
+    else:
+        backends = inherited.backends if inherited else targets.resolve(kinds, home, backend_url, api_key)
+    plan = plans.of_run(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
+    if parent is None and (above := outer.id if outer is not None else place.parent):
+        plan = replace(plan, parent=above)
     plan = replace(plan, rank_label=place.rank_label, carried=captor is None)
     if begun is None and run_id is not None and place.owner:
         begun = identity.take(plan, resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
-    _make_way(_launched if run_id else None, captor.stand_in if captor else None, run_id)
+    if outer is None:
+        lifetime.make_way(lifetime.befores(_launched if run_id else None, captor.stand_in if captor else None), run_id)
+    elif outer.is_owner and not outer.begun:
+        outer.begin()  # under `tracelet run`: it has something in it
     run = Experiment(plan)
     if captor is not None:
         captor.runs.append(run)
     run.began_during = exits.under_way()
     try:
         run.begin()
-        lifetime.activate(run, options)
+        lifetime.activate(run, options, outer)
         if begun is not None and options.tags:
             run.set_tags(options.tags)
         if config:
@@ -209,7 +244,7 @@ def stop_logging(wait: str | float | None = None) -> None:
     try:
         lifetime.stop(run, *exits.outcome(run.began_during))
         if wait is None:
-            lifetime.settle([run])
+            lifetime.settle_one(run)
         elif wait != "durable":
             lifetime.wait_until_delivered(run, None if math.isinf(seconds) else max(until - time.monotonic(), 0.0))
     except Exception as error:  # stopping must not fail a training that went well
@@ -221,7 +256,7 @@ def get_active_experiment() -> Experiment | None:
     run = active.current()
     if run is None:
         return _disabled
-    return run if run.active or run is _silenced else None
+    return run if run.active or run in _silenced else None
 
 
 def begin_under_launcher() -> None:
@@ -236,23 +271,29 @@ def begin_under_launcher() -> None:
     owner = os.environ.get("TRACELET_RUN_OWNER") == str(os.getpid())
     if owner:
         home = usable_home(options.home)
-        plan = _plan(options, home, targets.resolve(options.backend, home), run_id, owner=True)
+        plan = plans.of_run(options, home, targets.resolve(options.backend, home), run_id, owner=True)
     else:
-        plan = _writers_plan(options, run_id, rank_label(), None, None)
+        plan = plans.of_writer(options, run_id, rank_label(), None, None)
     _launched = Experiment(plan)
     lifetime.activate(_launched, options)
-    if not owner:
-        _launched.occasions.when_begun(partial(know_rank, _launched))
 
 
-def _make_way(launched: Experiment | None, stand_in: Experiment | None, run_id: str | None) -> None:
-    """Stop the runs that one which starts here takes the place of: the context's, and those that were there for want of it."""
-    running = active.running()
-    befores = {run.id: run for run in (active.superseded(), launched, stand_in) if run is not None and run in running}
-    for before in befores.values():
-        if before.id == run_id:
-            before.leave()
-        lifetime.hand_over(before)
+def call_is_nested() -> bool:
+    """Whether a decorated call is within a run, here and now: not in one that a launcher, or a test, has ready for it."""
+    outer = _outer()
+    below = home_above() is not None  # a process that began or joined a run left it there; else it is the launcher's
+    if outer is None:
+        return below and captive.captor() is None and is_below_a_run()
+    return outer is not _launched or _adopted or below
+
+
+def _outer() -> Experiment | None:
+    """The run that a nested one is within."""
+    captor = captive.captor()
+    if captor is None and _launched is None and run_is_ours():
+        begin_under_launcher()
+    run = active.enclosing()
+    return None if captor is not None and run is captor.stand_in else run
 
 
 def _options(settings: TraceletSettings | None) -> tuple[Options, Set[str]]:
@@ -268,36 +309,6 @@ def _options(settings: TraceletSettings | None) -> tuple[Options, Set[str]]:
         raise ConfigurationError(f"settings={settings!r} is no TraceletSettings") from None
 
 
-def _plan(options: Options, home: Path, backends: tuple[BackendTarget, ...], run_id: str, *, owner: bool) -> RunPlan:
-    return RunPlan(
-        run_id=run_id,
-        name=options.run_name or _default_name(),
-        project=options.project,
-        backends=backends,
-        home=home,
-        owner=owner,
-        prefix=options.writer_prefix,
-        spool_cap=options.spool_cap_bytes,
-        flush_interval=options.flush_interval,
-        collector_idle=options.collector_idle,
-        retention_days=options.retention_days,
-        retention_bytes=options.retention_bytes,
-        stop_timeout=options.stop_timeout,
-        stop_wait=options.stop_wait,
-        parent=options.parent or "",
-        group=options.group or "",
-        notes=options.notes or "",
-        tags=options.tags,
-    )
-
-
-def _default_name() -> str:
-    script = getattr(sys.modules.get("__main__"), "__file__", None) or (sys.argv or [""])[0]
-    # A file's name may have bytes and characters that no tracker takes.
-    stem = "".join(character if character.isprintable() else "_" for character in Path(script).stem)[:200].strip()
-    return f"{stem or 'python'}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 def _adopt_launched(
     run: Experiment,
     options: Options,
@@ -310,7 +321,7 @@ def _adopt_launched(
     _adopted = True
     if not run.begun and home_above() is None:  # a script's run has its name and its backends already
         plan = run.plan
-        asked = _plan(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
+        asked = plans.of_run(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
         changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
         if os.environ.get("TRACELET_RUN_NAME_GIVEN"):
             changes.pop("name", None)
@@ -322,13 +333,17 @@ def _adopt_launched(
             kinds = tuple(backend.kind for backend in plan.backends) if named else options.backend
             changes["backends"] = targets.resolve(kinds, plan.home, backend_url, api_key)
         run.revise(replace(plan, **changes))
-        if "pytorch" in given:
-            from tracelet import frameworks
+        from tracelet import frameworks, provenance
 
+        if "pytorch" in given:
             frameworks.install_all(run, options)
+        if provenance.SETTINGS & given:
+            provenance.begin(run, options)
     elif "tags" in given:
         run.set_tags(options.tags)
-    active.begin(run)
+    for inner in nesting.within(run, active.running()):
+        lifetime.hand_over(inner)
+    active.begin(run, options=options)
     if config:
         run.log_params(config)
     return run
@@ -345,7 +360,7 @@ def _join(
     """Become a writer of the run of a process above. It has its name and its backends already."""
     run = known(place.run_id)
     if run is None or not run.active:
-        run = Experiment(_writers_plan(options, place.run_id, place.rank_label, backend_url, api_key))
+        run = Experiment(plans.of_writer(options, place.run_id, place.rank_label, backend_url, api_key))
     lifetime.activate(run, options)
     if "tags" in given:
         run.set_tags(options.tags)
@@ -354,43 +369,31 @@ def _join(
     return run
 
 
-def _writers_plan(
-    options: Options,
-    run_id: str,
-    rank_label: str,
-    backend_url: str | Mapping[str, str] | None,
-    api_key: str | Mapping[str, str] | None,
-) -> RunPlan:
-    home = usable_home(home_above() or options.home)
-    plan = replace(_plan(options, home, (), run_id, owner=False), rank_label=rank_label)
-    return as_owned(plan) or replace(plan, backends=targets.resolve(options.backend, home, backend_url, api_key))
-
-
-def _silent_rank(options: Options, place: Place) -> Experiment:
+def _silent_rank(options: Options, place: Place, outer: Experiment | None) -> Experiment:
     """The run of a rank that records nothing. Until it is stopped it is the active one: the script runs on all ranks."""
-    global _silenced
-    for before in (active.superseded(), _launched):
-        if before is not None and before in active.running():
-            lifetime.hand_over(before)
-    plan = _plan(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
-    _silenced = Experiment(plan, enabled=False)
-    lifetime.activate(_silenced, options.without_capture())
-    return _silenced
-
-
-def _silent(options: Options) -> Experiment:
-    global _disabled
-    from tracelet import frameworks
-
-    if (before := active.superseded()) is not None:
-        lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
-    run = Experiment(_plan(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
-    frameworks.install_all(run, options.without_capture())
-    run.on_leave = _forget_disabled
-    _disabled = run
+    if outer is None:
+        lifetime.make_way(lifetime.befores(_launched), None)
+    plan = plans.of_run(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
+    run = Experiment(plan, enabled=False)
+    _silenced.add(run)
+    lifetime.activate(run, options.without_capture(), outer)
     return run
 
 
-def _forget_disabled(*_: object) -> None:
+def _silent(options: Options, outer: Experiment | None) -> Experiment:
     global _disabled
-    _disabled = None
+    from tracelet import frameworks
+
+    if outer is None and (before := active.superseded()) is not None:
+        lifetime.stop(before, *exits.outcome(before.began_during))  # no collector is started after it
+    run = Experiment(plans.of_run(options, Path(os.devnull), (), new_run_id(), owner=True), enabled=False)
+    frameworks.install_all(run, options.without_capture())
+    if outer is None:
+        before, _disabled = _disabled, run
+        run.on_leave = lambda *_: _forget_disabled(before)
+    return run
+
+
+def _forget_disabled(before: Experiment | None = None) -> None:
+    global _disabled
+    _disabled = before

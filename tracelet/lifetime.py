@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet import exits
-from tracelet.core import active
+from tracelet.core import active, nesting
 from tracelet.core.experiment import Experiment, StopReport
 from tracelet.core.metrics import RunStatus
 from tracelet.core.outlive import why_none
+from tracelet.core.place import know_rank
 from tracelet.core.processes import grpc_is_lost, leave_to_children
 from tracelet.core.ranks import rank
 from tracelet.errors import CollectorError
@@ -25,7 +27,18 @@ from tracelet.transport import local
 if TYPE_CHECKING:
     from tracelet.core.options import Options
 
-__all__ = ["Ending", "activate", "give_up", "hand_over", "last_ending", "settle", "stop", "wait_until_delivered"]
+__all__ = [
+    "Ending",
+    "activate",
+    "befores",
+    "give_up",
+    "hand_over",
+    "last_ending",
+    "make_way",
+    "settle_one",
+    "stop",
+    "wait_until_delivered",
+]
 
 _SAY_WHAT_IS_MISSING_AFTER: Final = 10.0
 _SAY_WHY_IT_WAITS_AFTER: Final = 2.0
@@ -49,21 +62,32 @@ _at_exit_of = 0  # the process that stops its runs when it exits
 _changing = threading.RLock()
 
 
-def activate(run: Experiment, options: Options) -> None:
-    """Make a run the context's, intercept for it, and have it stopped when the process exits."""
-    from tracelet import frameworks
+def activate(run: Experiment, options: Options, outer: Experiment | None = None) -> None:
+    """Make a run the context's, intercept for it, and have it stopped when the process exits.
+
+    Args:
+        run: the run.
+        options: what it was started with.
+        outer: the run that it is within.
+    """
+    from tracelet import frameworks, provenance
 
     run.on_leave = _leave
+    if not run.is_owner:
+        run.occasions.when_begun(partial(know_rank, run))
     with _changing:
-        active.begin(run)
+        active.begin(run, outer, options)
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
+    provenance.begin(run, options)
     _stop_at_exit()
 
 
 def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -> None:
     """Stop a run, tell the user what is not durable, and take the patches off when it was the last one.
+
+    Runs that are nested in it end as it does, before it.
 
     Args:
         run: the run.
@@ -72,6 +96,10 @@ def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -
         waited: seconds of its timeout that are over.
     """
     global _last
+    began = time.monotonic()
+    for inner in nesting.within(run, active.running()):
+        stop(inner, status, reason, waited + time.monotonic() - began)
+    waited += time.monotonic() - began
     report = run.stop(status, reason, max(run.plan.stop_timeout - waited, 0.0))
     _remember(run)
     _last = Ending(run, status, report)
@@ -84,9 +112,39 @@ def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -
     _deactivate(run)
 
 
+def befores(*others: Experiment | None) -> list[Experiment]:
+    """The runs that one which starts here takes the place of: the context's, and those that were there for want of it.
+
+    Those that are nested in one come before it.
+    """
+    running = active.running()
+    found: dict[Experiment, None] = {}
+    for before in (active.superseded(), *others):
+        if before is not None and before in running:
+            found.update(dict.fromkeys([*nesting.within(before, running), before]))
+    return list(found)
+
+
+def make_way(runs: Iterable[Experiment], run_id: str | None) -> None:
+    """Stop runs for one with an id."""
+    for before in runs:
+        if before.id == run_id:
+            before.leave()
+        hand_over(before)
+
+
 def hand_over(run: Experiment) -> None:
-    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet."""
-    run.stop(*exits.outcome(run.began_during), deadline=0.0)
+    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet.
+
+    Runs that are nested in it end as it does, before it.
+    """
+    outcome = exits.outcome(run.began_during)
+    for one in (*nesting.within(run, active.running()), run):
+        _hand_over(one, outcome)
+
+
+def _hand_over(run: Experiment, outcome: tuple[RunStatus, str]) -> None:
+    run.stop(*outcome, deadline=0.0)
     _remember(run)
     if _why_wait(run):
         _unsettled.append(run)
@@ -113,14 +171,21 @@ def _deactivate(run: Experiment) -> None:
 
 
 def _leave_to_children() -> None:
-    """Have what this process starts find its run; of several at once, nobody could say which."""
-    runs = [run for run in active.running() if run.active and run.plan.carried]
-    leave_to_children(runs[0] if len(runs) == 1 else None)
+    """Have what this process starts find its run; of several at once that are not nested, nobody could say which."""
+    leave_to_children(nesting.shared(run for run in active.running() if run.active and run.plan.carried))
 
 
 def _remember(run: Experiment) -> None:
     if run.is_owner and run not in _ended and os.environ.get("TRACELET_WAIT") == "1":
         _ended.append(run)
+
+
+def settle_one(run: Experiment) -> None:
+    """Wait until a run that was stopped is delivered, as `settle` does; for a nested one the script waits at its end."""
+    if nesting.outer_of(run) is None:
+        settle([run])
+    elif _why_wait(run):
+        _unsettled.append(run)
 
 
 def settle(runs: Iterable[Experiment]) -> None:
@@ -204,11 +269,13 @@ def last_ending() -> Ending | None:
 def _leave(run: Experiment, error: BaseException | None) -> None:
     """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
     if not run.active:
+        if nesting.outer_of(run) is not None:
+            _deactivate(run)  # a rank's that records nothing: the outer one is the active one again
         return
     status, reason = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
     try:
         stop(run, status, reason)
-        settle([run])
+        settle_one(run)
     except Exception as trouble:  # the user's exception, not ours, is what leaves the block
         swallow("stopping", trouble)
 
@@ -228,7 +295,7 @@ def _stop_at_exit() -> None:
 
 def _stop_all(outcome: tuple[RunStatus, str] | None = None) -> None:
     """At exit. Threads that are not daemons have ended by now. However many runs there are, they are waited for at once."""
-    ends = [(run, *(outcome or exits.outcome(run.began_during))) for run in active.running()]
+    ends = [(run, *(outcome or exits.outcome(run.began_during))) for run in reversed(active.running())]
     for run, status, reason in ends:
         with _AT_EXIT:
             run.end(status, reason)

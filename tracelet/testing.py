@@ -149,7 +149,7 @@ class Captured:
             return  # a forked child: the folder and the environment are its parent's affair
         try:
             ends = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
-            for run in active.running():
+            for run in reversed(active.running()):
                 lifetime.stop(run, *ends)
             self._found = self._read()
         finally:

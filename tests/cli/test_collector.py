@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clients import NO_WORKER
 from tests.support.commands import TRACELET, run, tracelet
 from tests.support.processes import collector_pid, lives, until
 from tests.support.spine import Spine
@@ -29,12 +30,11 @@ run = tracelet.start_logging(exp_name=sys.argv[1], project="p")
 for step in range(5):
     run.log_metric("loss", step / 3, step)
 """
-NOWHERE = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
 
-def log(spine: Spine, name: str, after: str = "", **environment: str) -> None:
+def log(spine: Spine, name: str, after: str = "", before: str = "") -> None:
     """A script that records 5 points."""
-    done = run(sys.executable, "-c", LOG + after, name, cwd=spine.folder, environment=spine.environment | environment)
+    done = run(sys.executable, "-c", before + LOG + after, name, cwd=spine.folder, environment=spine.environment)
     assert done.stdout == "", done.stdout
 
 
@@ -66,8 +66,9 @@ def test_status_with_and_without_a_collector(spine: Spine) -> None:
     backend = told["backends"]["mlflow"]
     assert list(backend) == BACKEND_KEYS
     assert (backend["target"], backend["delivered"], backend["lag_points"]) == (f"sqlite:///{spine.database}", 5, 0)
+    shown = tracelet("status", cwd=spine.folder).stdout
     for words in ("first", "finished", "mlflow", f"sqlite:///{spine.database}"):
-        assert words in tracelet("status", cwd=spine.folder).stdout
+        assert words in shown
 
     assert tracelet("stop", cwd=spine.folder).returncode == 0
     assert not lives(collector["pid"])
@@ -131,7 +132,7 @@ def test_labels_and_other_columns_are_told() -> None:
 
 def test_wait_finds_a_run_by_id_start_and_name(spine: Spine) -> None:
     for name in ("one", "two", "two"):
-        log(spine, name, **NOWHERE)
+        log(spine, name, before=NO_WORKER)
     runs = document(spine)["runs"]
     (one,) = (told["run_id"] for told in runs if told["name"] == "one")
     starts = [one[:length] for length in range(4, 33)]
@@ -166,7 +167,7 @@ def test_wait_starts_a_collector_for_what_was_killed(spine: Spine) -> None:
 
 
 def test_wait_says_what_is_missing_when_the_time_is_over(spine: Spine) -> None:
-    log(spine, "stuck", **NOWHERE)
+    log(spine, "stuck", before=NO_WORKER)
     done = tracelet("wait", "--timeout", "0", cwd=spine.folder)
     assert (done.stdout, done.returncode) == ("", 1)
     assert "tracelet: stuck (" in done.stderr
@@ -178,7 +179,7 @@ def test_wait_counts_a_living_run_as_what_it_has_sent(spine: Spine) -> None:
     variables = os.environ | spine.environment
     with subprocess.Popen([sys.executable, "-c", script, "living"], cwd=spine.folder, env=variables) as process:
         try:
-            until(lambda: any(told["points"]["durable"] for told in document(spine)["runs"]), 30)
+            until(lambda: any(run.durable for run in spine.status().runs), 30)
             done = tracelet("wait", "living", "--timeout", "90", cwd=spine.folder, seconds=100)
             assert (done.stderr, done.returncode) == ("", 0)
             assert process.poll() is None
@@ -221,7 +222,7 @@ def test_wait_says_what_does_not_move(
 
 
 def test_wait_shows_progress_on_a_terminal(spine: Spine) -> None:
-    log(spine, "try", **NOWHERE)
+    log(spine, "try", before=NO_WORKER)
     typist = (
         "import os, pty, sys\n"
         "pid, terminal = pty.fork()\n"
@@ -244,7 +245,7 @@ def test_stop_when_nothing_runs(spine: Spine) -> None:
 
 
 def test_stop_keeps_what_is_not_delivered(spine: Spine) -> None:
-    log(spine, "stuck", **NOWHERE)
+    log(spine, "stuck", before=NO_WORKER)
     pid = collector_pid(spine.home)
     assert pid is not None
     done = tracelet("stop", "--timeout", "0.5", cwd=spine.folder)

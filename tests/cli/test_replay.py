@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tracelet_collector.home import log_path
+from tracelet_collector.log.base import Progress
 from tracelet_collector.log.sqlite import SqliteLog
 
 from tests.support.batches import writer_spec
@@ -20,6 +21,7 @@ from tracelet.transport import local
 from tracelet.transport.wait import status
 
 T0 = 1_700_000_000.0
+NO_PYTHON = "/bin/false"  # nothing is delivered, and no MLflow imported for it
 
 
 @pytest.fixture
@@ -32,13 +34,29 @@ def other(tmp_path: Path) -> MlflowStore:
     return MlflowStore.fresh(tmp_path / "other")
 
 
+RUN = [
+    *(Metric("loss", step / 7, step, T0 + step / 1000) for step in range(1000)),
+    RunEnd(RunStatus.FINISHED, "", T0 + 5),
+]
+
+
 @pytest.fixture
 def run_id(home: Path, store: MlflowStore) -> str:
+    """A run that is delivered, as the log has it, in a home without a collector; `store` is as empty as before."""
+    log = SqliteLog(log_path(home))
+    Writer(log, run_spec("run-of-1000", store.uri)).write(RUN)
+    chunk = log.read("run-of-1000", "mlflow", 10**6, 10**9)
+    assert chunk is not None
+    log.commit("run-of-1000", "mlflow", Progress(chunk.until, delivered=1000))
+    log.close()
+    return "run-of-1000"
+
+
+@pytest.fixture
+def delivered(home: Path, store: MlflowStore) -> str:
     """A run that was delivered to `store`, in a home without a collector."""
     with Desk(home) as desk:
-        writer = Writer(desk.log, run_spec("run-of-1000", store.uri))
-        points = [Metric("loss", step / 7, step, T0 + step / 1000) for step in range(1000)]
-        writer.write([*points, RunEnd(RunStatus.FINISHED, "", T0 + 5)])
+        Writer(desk.log, run_spec("run-of-1000", store.uri)).write(RUN)
         desk.delivery.wake("run-of-1000")
         desk.until_settled("run-of-1000")
     return "run-of-1000"
@@ -56,7 +74,6 @@ def replay(folder: Path, *words: str, **environment: str) -> subprocess.Complete
 
 
 def test_to_a_second_store(run_id: str, store: MlflowStore, other: MlflowStore, home: Path, tmp_path: Path) -> None:
-    before = store.all_points()
     done = replay(tmp_path, "run-of", "--to", f"mlflow={other.uri}")
     assert (done.stderr, done.returncode) == ("", 0)
     slot, _, target = (
@@ -67,7 +84,8 @@ def test_to_a_second_store(run_id: str, store: MlflowStore, other: MlflowStore, 
     assert done.stdout.splitlines()[-1] == f"{slot} has it: 1,000 delivered"
     assert counted(other) == EVERYTHING
     assert other.run()["status"] == "FINISHED"
-    assert store.all_points() == before
+    assert store.all_points() == []
+    assert store.runs() == []
     (run,) = status(local.ensure(home, 60.0).address, timeout=60.0).runs
     assert [(backend.slot, backend.delivered) for backend in run.backends] == [("mlflow", 1000), (slot, 1000)]
     assert slot in tracelet("status", cwd=tmp_path).stdout
@@ -84,10 +102,10 @@ def test_the_place_is_the_one_of_a_script(run_id: str, other: MlflowStore, tmp_p
     assert counted(other) == EVERYTHING
 
 
-def test_once_more(run_id: str, store: MlflowStore, home: Path, tmp_path: Path) -> None:
+def test_once_more(delivered: str, store: MlflowStore, home: Path, tmp_path: Path) -> None:
     before = store.all_points()
     (real,) = store.runs()
-    done = replay(tmp_path, run_id, "--to", f"mlflow={store.uri}", "--again")
+    done = replay(tmp_path, delivered, "--to", f"mlflow={store.uri}", "--again")
     assert (done.stderr, done.returncode) == ("", 0)
     assert "goes to mlflow once more: 1,000 points" in done.stdout
     assert store.all_points() == before  # MLflow keeps one of two equal points
@@ -95,7 +113,7 @@ def test_once_more(run_id: str, store: MlflowStore, home: Path, tmp_path: Path) 
     # And to a store from which everything was deleted.
     store.path.unlink()
     fresh = MlflowStore.fresh(store.path.parent)
-    assert replay(tmp_path, run_id, "--to", f"mlflow={store.uri}", "--again").returncode == 0
+    assert replay(tmp_path, delivered, "--to", f"mlflow={store.uri}", "--again").returncode == 0
     assert counted(fresh) == EVERYTHING
 
 
@@ -115,7 +133,7 @@ def test_what_cannot_be_delivered_is_told_in_time(run_id: str, home: Path, tmp_p
 
 def test_only_the_replay_is_waited_for(home: Path, other: MlflowStore, tmp_path: Path) -> None:
     log = SqliteLog(log_path(home))
-    writer = Writer(log, run_spec("r1", "http://127.0.0.1:1"))
+    writer = Writer(log, run_spec("r1", "http://127.0.0.1:1", interpreter=NO_PYTHON))
     writer.write([Metric("loss", step / 7, step, T0 + step / 1000) for step in range(1000)])  # it goes on
     log.close()
     done = replay(tmp_path, "r1", "--to", f"mlflow={other.uri}")
@@ -124,7 +142,7 @@ def test_only_the_replay_is_waited_for(home: Path, other: MlflowStore, tmp_path:
 
 
 def test_a_run_that_a_dead_process_left(home: Path, other: MlflowStore, tmp_path: Path) -> None:
-    spool = SlotWriter(home, run_spec("left", "http://127.0.0.1:1"), writer_spec())
+    spool = SlotWriter(home, run_spec("left", "http://127.0.0.1:1", interpreter=NO_PYTHON), writer_spec())
     spool.define()
     spool.points(10)
     spool.end()

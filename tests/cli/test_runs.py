@@ -8,7 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -156,10 +158,13 @@ def hanging(home: Path) -> Iterator[CollectorProcess]:
 
 
 def test_a_collector_that_cannot_be_found(hanging: CollectorProcess, home: Path, tmp_path: Path) -> None:
-    shown = tracelet("status", cwd=tmp_path, environment={"COLUMNS": "200"})
+    def said(*words: str) -> CompletedProcess[str]:
+        return tracelet(*words, cwd=tmp_path, environment={"COLUMNS": "200"})
+
+    with ThreadPoolExecutor() as pool:  # each waits for the collector as long as the others
+        shown, told, done = pool.map(lambda words: said(*words), [["status"], ["status", "--json"], ["stop"]])
     assert shown.stdout.startswith(f"a collector (pid {hanging.pid}) serves {home}, but cannot be found")
-    assert json.loads(tracelet("status", "--json", cwd=tmp_path).stdout) == {"collector": None, "runs": []}
-    done = tracelet("stop", cwd=tmp_path)
+    assert json.loads(told.stdout) == {"collector": None, "runs": []}
     assert (done.stdout, done.returncode) == ("", 1)
     assert f"a collector (pid {hanging.pid}) serves {home}, but cannot be found" in done.stderr
     assert f"kill {hanging.pid}" in done.stderr

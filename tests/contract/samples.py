@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from tracelet.core import contents
+from tracelet.core import contents, tables
 from tracelet.core.contents import Content
 
 __all__ = ["KINDS", "sample"]
@@ -36,6 +36,7 @@ _MAKERS: Final[Mapping[str, Callable[[np.random.Generator, int], Content]]] = {
     "mesh": lambda noise, size: contents.mesh(noise.random((1, size, 3)), None, [[[0, 1, 2]]], {"camera": 1}),
     "embedding": lambda noise, size: contents.embedding(noise.random((size, 3)), list(range(size)), None, None),
     "pr_curve": lambda noise, size: contents.pr_curve(noise.integers(0, 2, size), noise.random(size), 11, None),
+    "table": lambda noise, size: tables.table(noise.random((size, 3)), ["x", "y", "z"], "t"),
     "graph": _graph,
     "layout": _layout,
     "of a later version": lambda noise, size: Content(noise.bytes(size), "application/of-later"),

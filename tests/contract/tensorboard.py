@@ -20,6 +20,7 @@ _SHOWN_BY = {
     "figure": "image",
     "video": "image",
     "histogram": "histo",
+    "table": "text",
     "pr_curve": "pr_curves",
     "layout": "custom_scalars",
 }

@@ -16,7 +16,7 @@ from tracelet.core.metrics import RunStatus
 __all__ = ["VARIANTS"]
 
 _LAST_TIME = 253_402_300_799.0  # the end of the year 9999
-_EXACT = frozenset(KINDS) - {"text", "histogram", "pr_curve"}
+_EXACT = frozenset(KINDS) - {"text", "histogram", "pr_curve", "table"}
 
 
 def _offline(folder: Path) -> Tracker:

@@ -1,4 +1,4 @@
-"""From the real log, through real worker processes, into real MLflow stores."""
+"""From the real log, through real worker processes, into real MLflow stores; into a file where only the way is of interest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ from tests.support.ledger import Ledger
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import children_with, lives, until, wait_gone
 from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus
+from tracelet.proto.v1 import collector_pb2 as wire
 
 T0 = 1_700_000_000.0
 
 
 def points(count: int, name: str = "loss", start: int = 0) -> list[Metric]:
     return [Metric(name, step / 7, step, T0 + step / 1000) for step in range(start, start + count)]
+
+
+def to_ledger(run_id: str, ledger: Ledger, python: str) -> wire.RunSpec:
+    """A run that goes to a file: where it does not matter what MLflow makes of it, whose import takes seconds."""
+    return run_spec(run_id, ledger.target, kind="ledger", interpreter=python)
 
 
 @pytest.fixture
@@ -67,28 +73,31 @@ def test_records_arrive_and_the_account_is_right(tmp_path: Path, store: MlflowSt
     assert store.tags()["tracelet.metric.fit.type"] == "fitness"
 
 
-def test_what_was_in_the_log_before_is_delivered_without_a_word(tmp_path: Path, store: MlflowStore) -> None:
+def test_what_was_in_the_log_before_is_delivered_without_a_word(
+    tmp_path: Path, ledger: Ledger, ledger_python: str
+) -> None:
     desk = Desk(tmp_path / "home")
-    Writer(desk.log, run_spec("r1", store.uri)).write(points(10))
+    Writer(desk.log, to_ledger("r1", ledger, ledger_python)).write(points(10))
     with desk:
-        desk.until_settled("r1")
-    assert len(store.points()) == 10
+        until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
+    assert ledger.values("r1") == [step / 7 for step in range(10)]
 
 
-def test_runs_share_a_worker_in_turn(tmp_path: Path, store: MlflowStore) -> None:
+def test_runs_share_a_worker_in_turn(tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
     runs = [f"r{number}" for number in range(5)]
     desk = Desk(tmp_path / "home")
     for run_id in runs:
-        Writer(desk.log, run_spec(run_id, store.uri)).write(points(1500))
+        Writer(desk.log, to_ledger(run_id, ledger, ledger_python)).write(points(1500))
     with desk:
-        pid = desk.until_worker("r0")
-        # The first run is not finished before the last one has begun.
-        until(lambda: all(desk.cursor(run_id).delivered for run_id in runs), 60.0)
-        assert not desk.cursor("r0").settled
-        desk.until_settled(*runs)
-        assert {desk.live(run_id).worker_pid for run_id in runs} == {pid}
-    assert len(store.runs()) == 5
-    assert len(store.points()) == 7_500
+        until(lambda: all(desk.cursor(run_id, "ledger").settled for run_id in runs), 60.0)
+        pid = desk.live("r0", "ledger").worker_pid
+        assert {desk.live(run_id, "ledger").worker_pid for run_id in runs} == {pid}
+    calls = ledger.calls()
+    assert {call["pid"] for call in calls} == {pid}
+    # None has its second chunk before each has had its first.
+    assert [call["items"] for call in calls] == [1000] * 5 + [500] * 5
+    assert {call["run"] for call in calls[:5]} == {call["run"] for call in calls[5:]} == set(runs)
+    assert all(ledger.values(run_id) == [step / 7 for step in range(1500)] for run_id in runs)
 
 
 @pytest.mark.faults
@@ -152,20 +161,23 @@ def test_the_collector_dies_with_its_worker_at_work(tmp_path: Path, store: Mlflo
     assert len(store.runs()) == 1
 
 
-def test_stopping_lets_the_chunk_finish_and_ends_the_worker(tmp_path: Path, store: MlflowStore) -> None:
+def test_stopping_lets_the_chunk_finish_and_ends_the_worker(tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
+    ledger.rule(slow=0.2)
     desk = Desk(tmp_path / "home")
-    Writer(desk.log, run_spec("r1", store.uri)).write(points(4_000))
+    Writer(desk.log, to_ledger("r1", ledger, ledger_python)).write(points(20_000))
     with desk:
-        pid = desk.until_worker("r1")
-        until(lambda: desk.cursor("r1").delivered, 60.0)
+        until(lambda: desk.cursor("r1", "ledger").delivered, 60.0)
+        pid = desk.live("r1", "ledger").worker_pid
         desk.delivery.stop(20.0)
         assert not lives(pid)
-        delivered = desk.cursor("r1").delivered
-        assert 0 < delivered < 4_000
-        assert len(store.points()) == delivered  # nothing is stored that is not committed
+        delivered = desk.cursor("r1", "ledger").delivered
+        assert 0 < delivered < 20_000
+        assert len(ledger.rows()) == delivered  # nothing is stored that is not committed
+    ledger.rule()
     with Desk(tmp_path / "home") as again:
-        again.until_settled("r1", seconds=90.0)
-    assert len(store.points()) == 4_000
+        until(lambda: again.cursor("r1", "ledger").settled, 60.0)
+    assert ledger.values("r1") == [step / 7 for step in range(20_000)]
+    assert sum(call["items"] for call in ledger.calls()) == 20_000  # each was given once
 
 
 def test_stopping_while_the_worker_starts(tmp_path: Path, store: MlflowStore) -> None:
@@ -179,18 +191,21 @@ def test_stopping_while_the_worker_starts(tmp_path: Path, store: MlflowStore) ->
     desk.log.close()
 
 
-def test_an_idle_worker_ends_and_comes_back(tmp_path: Path, store: MlflowStore) -> None:
+def test_an_idle_worker_ends_and_comes_back(tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
     with Desk(tmp_path / "home", Patience(first=0.05, most=0.5, idle=0.2)) as desk:
-        writer = Writer(desk.log, run_spec("r1", store.uri))
+        writer = Writer(desk.log, to_ledger("r1", ledger, ledger_python))
         writer.write(points(10))
         desk.delivery.wake("r1")
-        pid = desk.until_worker("r1")
-        assert wait_gone(pid, 20.0)
+        until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
+        first = ledger.calls()[0]["pid"]
+        assert wait_gone(first, 20.0)
         writer.write(points(10, start=10))
         desk.delivery.wake("r1")
-        desk.until_settled("r1")
-    assert len(store.points()) == 20
-    assert len(store.runs()) == 1
+        until(lambda: desk.cursor("r1", "ledger").settled, 60.0)
+    assert ledger.values("r1") == [step / 7 for step in range(20)]
+    calls = ledger.calls()
+    assert [call["items"] for call in calls] == [10, 10]
+    assert calls[0]["pid"] != calls[1]["pid"]
 
 
 class TestTrouble:
@@ -246,19 +261,21 @@ class TestTrouble:
             until(lambda: desk.live("r1", "abacus").state == "paused")
             assert "no exporter for 'abacus'" in desk.live("r1", "abacus").last_error
 
-    def test_bytes_that_nobody_can_decode_are_told(self, tmp_path: Path, store: MlflowStore) -> None:
+    def test_bytes_that_nobody_can_decode_are_told(self, tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
         import sqlite3
 
         desk = Desk(tmp_path / "home")
-        Writer(desk.log, run_spec("r1", store.uri)).write(points(5))
-        Writer(desk.log, run_spec("r2", store.uri)).write(points(5))
+        for run_id in ("r1", "r2"):
+            Writer(desk.log, to_ledger(run_id, ledger, ledger_python)).write(points(5))
         with sqlite3.connect(tmp_path / "home" / "log" / "tracelet.db") as db:
             db.execute("UPDATE batches SET payload = x'ffff' WHERE lsn = (SELECT min(lsn) FROM batches)")
         db.close()
         with desk:
-            assert "cannot be decoded" in desk.until_state("r1", "retrying").last_error
-            desk.until_settled("r2")
-            assert desk.cursor("r1").lag_points == 5
+            until(lambda: desk.live("r1", "ledger").state == "retrying", 60.0)
+            assert "cannot be decoded" in desk.live("r1", "ledger").last_error
+            until(lambda: desk.cursor("r2", "ledger").settled, 60.0)
+            assert desk.cursor("r1", "ledger").lag_points == 5
+        assert len(ledger.values("r2")) == 5
 
     def test_a_worker_that_dies_again_and_again_is_told(self, tmp_path: Path, deadly_python: Path) -> None:
         with Desk(tmp_path / "home", HASTY) as desk:
@@ -272,7 +289,8 @@ class TestTrouble:
             assert "SIGABRT" in live.last_error
             assert desk.cursor("r1").lag_points == 5
 
-    def test_a_worker_that_hangs_is_replaced(self, tmp_path: Path) -> None:
+    def test_a_worker_that_hangs_is_replaced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tracelet_collector.delivery.berth._GRACE", 0.1)  # it takes all of it
         python = _with_mlflow(tmp_path / "hanging", "import time; time.sleep(1000)")
         with Desk(tmp_path / "home", dataclasses.replace(HASTY, export=0.3)) as desk:
             Writer(desk.log, run_spec("r1", "http://127.0.0.1:1", interpreter=str(python))).write(points(5))
@@ -345,8 +363,7 @@ def test_commits_that_fail_while_another_run_is_under_way(tmp_path: Path, ledger
     log.fail = ["after", *["before"] * 11]
     names = [f"r{number}" for number in range(4)]
     for name in names:
-        spec = run_spec(name, ledger.target, kind="ledger", interpreter=ledger_python)
-        Writer(desk.log, spec).write(points(3000))
+        Writer(desk.log, to_ledger(name, ledger, ledger_python)).write(points(3000))
     with desk:
         until(lambda: all(desk.cursor(name, "ledger").settled for name in names), 60.0)
     assert log.fail == []
@@ -362,8 +379,7 @@ def test_a_backlog_goes_in_full_chunks_and_a_live_run_in_small_ones(
     tmp_path: Path, ledger: Ledger, ledger_python: str
 ) -> None:
     with Desk(tmp_path / "home") as desk:
-        spec = run_spec("r1", ledger.target, kind="ledger", interpreter=ledger_python)
-        writer = Writer(desk.log, spec)
+        writer = Writer(desk.log, to_ledger("r1", ledger, ledger_python))
         writer.write(points(10_000), cut=100)
         desk.delivery.wake("r1")
         until(lambda: desk.cursor("r1", "ledger").settled, 60.0)

@@ -1,20 +1,14 @@
-"""Media and artifacts from the log to MLflow, through a worker: into a store, and through a server's artifact proxy."""
+"""Media and artifacts from the log to MLflow, through a worker, into a store; `test_server` has them go through a server."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.delivery.test_server import free_port, serve
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
 from tests.support.uploading import content
 from tracelet.core.metrics import Artifact, BlobRef, Media, Metric, Record, RunEnd, RunStatus
-
-__all__ = ["serve"]
 
 T0 = 1_700_000_000.0
 END = RunEnd(RunStatus.FINISHED, "", T0 + 9)
@@ -37,10 +31,10 @@ def records(desk: Desk) -> list[Record]:
     ]
 
 
-def check(desk: Desk, root: Path) -> None:
-    cursor = desk.cursor("r1")
+def check(desk: Desk, run_id: str, root: Path) -> None:
+    cursor = desk.cursor(run_id)
     assert (cursor.delivered, cursor.rerouted, cursor.collapsed, cursor.dead) == (9, 0, 0, 2)
-    letters = {letter.name: json.loads(letter.point) for letter in desk.log.dead_letters("r1")}
+    letters = {letter.name: json.loads(letter.point) for letter in desk.log.dead_letters(run_id)}
     gone, lost = letters["gone.bin"], letters["lost"]
     assert (gone["kind"], gone["size"], gone["sha256"]) == ("artifact", 77_000, "0" * 64)
     assert (lost["kind"], lost["size"], lost["step"], lost["media_type"]) == ("audio", 88_000, 5, "audio/wav")
@@ -69,26 +63,8 @@ def test_into_a_store(tmp_path: Path) -> None:
         desk.delivery.wake("r1")
         desk.until_settled("r1")
         (child,) = [run for run in store.runs() if run["name"] == "child"]
-        check(desk, tmp_path / "store" / "mlruns" / "1" / child["id"] / "artifacts")
+        check(desk, "r1", tmp_path / "store" / "mlruns" / "1" / child["id"] / "artifacts")
     tags = store.tags()
     assert (tags["tracelet.group"], tags["mlflow.note.content"], tags["team"]) == ("g", "n", "blue")
     (above,) = [run for run in store.runs() if run["name"] != "child"]
     assert (tags["tracelet.parent"], tags["mlflow.parentRunId"]) == ("parent", above["id"])
-
-
-@pytest.mark.timeout(480)
-def test_through_a_server(tmp_path: Path, serve: Callable[[MlflowStore, int], None]) -> None:
-    behind = MlflowStore.fresh(tmp_path / "behind")
-    port = free_port()
-    serve(behind, port)
-    with Desk(tmp_path / "home") as desk:
-        writer = Writer(desk.log, run_spec("r1", f"http://127.0.0.1:{port}"))
-        writer.write(records(desk)[:-1], cut=3)
-        desk.delivery.wake("r1")
-        writer.write([END])
-        desk.until_settled("r1", seconds=150.0)
-        assert desk.live("r1").state == "ok"
-        (uri,) = {uri for name, uri in behind.experiments().items() if name == "a project"}
-        assert uri.startswith("mlflow-artifacts:")
-        check(desk, tmp_path / "mlartifacts" / "1" / behind.run()["id"] / "artifacts")
-    assert behind.run()["status"] == "FINISHED"

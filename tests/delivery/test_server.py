@@ -1,4 +1,7 @@
-"""An MLflow server that is down at first: nothing is lost, and what came meanwhile arrives whole."""
+"""An MLflow server that is down at first: nothing is lost, and what came meanwhile arrives whole; media by its artifact proxy.
+
+One test, as a server needs 10 s of a processor to start.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.delivery.test_media import END, check, records
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import wait_gone
@@ -28,7 +32,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[MlflowStore, int], None]]:
-    """Starts `mlflow server`; it needs about 15 s."""
+    """Starts `mlflow server`."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(store: MlflowStore, port: int) -> None:
@@ -89,12 +93,24 @@ def test_a_server_that_is_down_and_then_up(
         assert desk.live("r1").state == "ok"
         cursor = desk.cursor("r1")
         assert (cursor.delivered, cursor.rerouted, cursor.dead) == (len(awkward) - 1, 1, 0)
+        assert len(behind.points()) == len(awkward)
+        assert [point.timestamp for point in behind.points("same")] == [int(T0 * 1000) + n for n in range(5)]
+        assert {point.step for point in behind.points()} >= {2**53 + 1, -(2**63), 2**63 - 1}
+        assert behind.run()["status"] == "FINISHED"
+        assert (behind.params()["lr"], behind.tags()["param.lr"]) == ("0.1", "0.2")
+
+        files = Writer(desk.log, run_spec("r3", f"http://127.0.0.1:{port}", name="files"))
+        files.write(records(desk)[:-1], cut=3)
+        desk.delivery.wake("r3")
+        files.write([END])
+        desk.until_settled("r3", seconds=150.0)
+        assert desk.live("r3").state == "ok"
+        (uri,) = {uri for name, uri in behind.experiments().items() if name == "a project"}
+        assert uri.startswith("mlflow-artifacts:")
+        (run,) = [run for run in behind.runs() if run["name"] == "files"]
+        check(desk, "r3", tmp_path / "mlartifacts" / "1" / run["id"] / "artifacts")
+        assert run["status"] == "FINISHED"
     assert wait_gone(worker, 5.0)
-    assert len(behind.points()) == len(awkward)
-    assert [point.timestamp for point in behind.points("same")] == [int(T0 * 1000) + n for n in range(5)]
-    assert {point.step for point in behind.points()} >= {2**53 + 1, -(2**63), 2**63 - 1}
-    assert behind.run()["status"] == "FINISHED"
-    assert (behind.params()["lr"], behind.tags()["param.lr"]) == ("0.1", "0.2")
     out, _ = capfd.readouterr()
     assert "View run" not in out
     assert "View run" not in (tmp_path / "home" / "worker-mlflow.log").read_text()

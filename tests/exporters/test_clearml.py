@@ -246,8 +246,9 @@ class TestPoints:
         assert task["hyperparams"]["tracelet"]["parent"]["value"] == "r-0"
         assert configuration(courier, "tracelet.run") == {"labels": {"runs/a": "a"}, "dropped_points": 7}
         courier.restart()
-        courier.deliver(Tags({"a": "3"}, T0))
+        courier.deliver(Tags({"a": "3", "git.commit": "a" * 40}, T0))
         assert session(courier).task()["tags"] == ["a:3", "b:x:y", "group:g", "plain"]
+        assert session(courier).task()["hyperparams"]["tracelet"]["git.commit"]["value"] == "a" * 40
 
     def test_params(self, courier: Courier) -> None:
         courier.deliver(Params({"lr": 0.1, "opt/n": 3, "on": True, "word": ""}, T0))
@@ -279,6 +280,7 @@ class TestMedia:
             "mesh",
             "embedding",
             "pr_curve",
+            "table",
             "graph",
             "layout",
         )
@@ -286,7 +288,13 @@ class TestMedia:
         found = session(courier)
         samples = {event["metric"]: event["url"].rpartition(".")[2] for event in found.events("training_debug_image")}
         assert samples == {"image": "png", "text": "md", "audio": "wav", "video": "gif"}
-        assert {event["metric"] for event in found.events("plot")} == {"figure", "histogram", "mesh", "pr_curve"}
+        assert {event["metric"] for event in found.events("plot")} == {
+            "figure",
+            "histogram",
+            "mesh",
+            "pr_curve",
+            "table",
+        }
         assert {artifact["key"] for artifact in found.task()["execution"]["artifacts"]} == {
             "tracelet/mesh/mesh/x/step_3.npz",
             "tracelet/embedding/embedding/x/step_3.zip",

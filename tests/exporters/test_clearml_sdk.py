@@ -21,7 +21,7 @@ from tests.contract.samples import KINDS, sample
 from tests.support.clearml_offline import Session, sessions
 from tests.support.clearml_server import ClearmlServer, environment
 from tests.support.exporting import Courier
-from tracelet.core import contents
+from tracelet.core import contents, tables
 from tracelet.core.metrics import Artifact, Media, Metric, Params, Record, RunEnd, RunStatus, Tags
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of clearml's own code
@@ -191,7 +191,7 @@ def check_imported(server: ClearmlServer, id: str, expected: Counter[tuple[str, 
     ):
         assert sample(kind, 1).data in kept, kind
     assert b"an artifact" in kept
-    assert {event["metric"] for event in server.of("plot")} == {"figure", "histogram", "mesh", "pr_curve"}
+    assert {event["metric"] for event in server.of("plot")} == {"figure", "histogram", "mesh", "pr_curve", "table"}
 
 
 THEIRS = """
@@ -266,6 +266,17 @@ class TestPlots:
         ours = plots.pr_curve(content, "t", "s")
         pairs = np.array([said["recall"], said["precision"]]).T
         theirs = create_2d_scatter_series(pairs, title="t", series_name="s", xtitle="recall", ytitle="precision")
+        assert ours["layout"].pop("meta") == content.decode()
+        assert ours == theirs
+
+    def test_a_table(self) -> None:
+        import pandas
+        from clearml.utilities.plotly_reporter import create_plotly_table
+
+        frame = pandas.DataFrame({"word": ["a", "b", "c"], "n": [1, 2, 3], "x": [0.5, None, -1.0]})
+        content = tables.table(frame, None, "t").data
+        ours = plots.table(content, "t", "s")
+        theirs = create_plotly_table([["word", "n", "x"], ["a", 1, 0.5], ["b", 2, None], ["c", 3, -1.0]], "t", "s")
         assert ours["layout"].pop("meta") == content.decode()
         assert ours == theirs
 

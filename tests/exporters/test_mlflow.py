@@ -280,6 +280,22 @@ class TestTags:
         assert tags["user.tracelet.run_id"] == "stolen"
         assert tags["mlflow.note.content"] == "hello"
 
+    def test_what_the_run_was_is_where_mlflows_pages_look_for_it(self, store: MlflowStore, courier: Courier) -> None:
+        facts = {"script": "train.py", "git.commit": "a" * 40, "user.name": "kim", "gpu": "1 x A100"}
+        courier.deliver(Tags({"mlflow.source.git.branch": "mine"}, T0))
+        courier.restart()
+        courier.deliver(Tags({**facts, "git.branch": "main", "git.repository": "https://host/a.git"}, T0))
+        tags = store.tags()
+        assert {name: tags[name] for name in facts} == facts
+        assert {name: tags[name] for name in tags if name.startswith("mlflow.") and name != "mlflow.runName"} == {
+            "mlflow.source.git.branch": "mine",
+            "mlflow.source.git.commit": "a" * 40,
+            "mlflow.source.git.repoURL": "https://host/a.git",
+            "mlflow.source.name": "train.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": "kim",
+        }
+
     def test_the_user_renames_the_run(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(Tags({"a": "1", "mlflow.runName": "better", "b": "2"}, T0), point("x", 1.0))
         assert store.run()["name"] == "better"

@@ -20,6 +20,7 @@ from tracelet_collector.exporters.mlflow import MlflowExporter
 from tests.support.exporting import Courier
 from tests.support.mlflow_store import MlflowStore
 from tests.support.uploading import content, digest
+from tracelet.core import tables
 from tracelet.core.metrics import (
     Artifact,
     BlobRef,
@@ -93,6 +94,7 @@ class TestKinds:
             ("mesh", "application/x-npz", "meshes/train/x/step_7.npz"),
             ("embedding", "application/zip", "embeddings/train/x/step_7.zip"),
             ("pr_curve", "application/json", "pr_curves/train/x/step_7.json"),
+            ("table", "application/json", "tables/train/x/step_7.json"),
             ("graph", "text/x-protobuf", "graphs/train/x/step_7.pbtxt"),
             ("layout", "application/json", "layouts/train/x/step_7.json"),
             ("../of mine", "application/of-mine", "___of minesx"),
@@ -137,6 +139,34 @@ class TestKinds:
         assert thumbnail.size == (256, 128)
         assert store.tags()["mlflow.loggedImages"] == "True"
         assert courier.delivered == 2
+
+    def test_mlflow_itself_finds_the_tables(
+        self, store: MlflowStore, courier: Courier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # load_table does not ask its client's store, but the process's.
+        monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", store.uri)
+        for step, frame in enumerate(({"a": [1, 2], "b": ["x", "y"]}, {"a": [3], "b": ["z"]})):
+            made = tables.table(frame, None, "t")
+            courier.deliver(media("table", "eval/t", made.data, made.media_type, step))
+        paths = [f"tables/eval/t/step_{step}.json" for step in range(2)]
+        told = json.loads(store.tags()["mlflow.loggedArtifacts"])
+        assert told == [{"path": path, "type": "table"} for path in paths]
+        client = MlflowClient(store.uri)
+        run = client.get_run(store.run()["id"]).info
+        shown = client.load_table(run.experiment_id, paths[0], [run.run_id])
+        assert shown.to_dict("list") == {"a": [1, 2], "b": ["x", "y"]}
+        # MLflow's own call beside ours finds the tag as it would have left it.
+        client.log_table(run.run_id, {"a": [9]}, "own.json")
+        assert json.loads(store.tags()["mlflow.loggedArtifacts"]) == [*told, {"path": "own.json", "type": "table"}]
+
+    def test_more_tables_than_the_tag_has_room_for(self, store: MlflowStore, courier: Courier) -> None:
+        data = tables.table([[1]], ["a"], "t").data
+        courier.deliver(*[media("table", "t", data, "application/json", step) for step in range(150)])
+        tag = store.tags()["mlflow.loggedArtifacts"]
+        told = [entry["path"] for entry in json.loads(tag)]
+        assert len(tag) <= 5000
+        assert told == [f"tables/t/step_{step}.json" for step in range(150 - len(told), 150)]
+        assert len(files(store)) == 150
 
     def test_mlflow_itself_finds_the_images(self, store: MlflowStore, courier: Courier) -> None:
         courier.deliver(media("image", "päö: x", png(10), "image/png", 3))

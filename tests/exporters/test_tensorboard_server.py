@@ -123,6 +123,9 @@ def test_media(ask: Ask) -> None:
     texts = ask("plugin/text/text", run=ROOT, tag="text/text_summary")
     assert [entry["step"] for entry in texts] == [0, 1]
     assert "<strong>bold</strong> ü" in texts[0]["text"]
+    (table, _) = ask("plugin/text/text", run=ROOT, tag="table/text_summary")
+    assert table["text"].count("<tr>") == 6
+    assert "<th>x</th>" in table["text"]
     curves = ask("plugin/pr_curves/pr_curves", run=ROOT, tag="pr_curve")[ROOT]
     assert [entry["step"] for entry in curves] == [0, 1]
     meshes = ask("plugin/mesh/meshes", run=ROOT, tag="mesh", sample=0)

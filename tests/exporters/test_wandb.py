@@ -30,6 +30,7 @@ from tests.support.processes import mounted
 from tests.support.wandb_file import history, records
 from tests.support.wandb_runs import OfflineRuns, config
 from tests.support.wandb_server import KEY, WandbServer, serving
+from tracelet.core import tables
 from tracelet.core.links import Link
 from tracelet.core.metrics import Artifact, Gap, Media, Metric, Params, RunEnd, RunStatus, Tags, WriterSeen
 
@@ -143,11 +144,22 @@ def test_what_is_in_a_folder(courier: Courier, runs: OfflineRuns) -> None:
     assert (str(link), link.url) == (f"wandb sync {file.parent}", None)
 
 
+def test_runs_within_one_are_a_group(tmp_path: Path, runs: OfflineRuns) -> None:
+    run = Run("r-2", "fold", "p", f"offline:{tmp_path}", T0, parent="r-0", blobs=str(tmp_path / "blobs"))
+    courier = Courier(WandbExporter, run)
+    courier.deliver(point("loss", 0.5, 7), RunEnd(RunStatus.FINISHED, "", T0))
+    courier.exporter.close()
+    (file,) = runs.files()
+    (first, *_) = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"]
+    assert first.run_group == "r-0"
+
+
 def test_tags_are_words() -> None:
     words = run_tags({"a": "b", "c": "true", "d": "", "": "", "e" * 80: "true", "f": "x" * 80})
     assert words[:3] == ("a:b", "c", "d")
     assert all(0 < len(word) <= 64 for word in words)
     assert len(set(words)) == len(words) == 5
+    assert run_tags({"git.commit": "a" * 40, "command": "python train.py", "a": "b"}) == ("a:b",), "no words to sort by"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +199,24 @@ class TestMedia:
         if kind != "histogram":
             assert ours.value["path"].rpartition("/")[0] == theirs["path"].rpartition("/")[0]
             assert ours.files[0].path == ours.value["path"]
+
+    def test_a_table_is_wandbs_own(self, tmp_path: Path) -> None:
+        made = tables.table([["a", 1, None], ["ü", -2, 0.5]], ["word", "n", "x"], "t")
+        value = drawn(Media("t", "table", made.data, made.media_type, 0, T0), "t", 7, made.data)
+        theirs = wandb.Table(columns=["word", "n", "x"], data=[["a", 1, None], ["ü", -2, 0.5]])
+        (tmp_path / "t.table.json").write_text(json.dumps(theirs._to_table_json()))
+        assert json.loads(made.data) == json.loads((tmp_path / "t.table.json").read_text())
+        assert {**value.value, "path": "", "sha256": "", "size": 0} == {
+            **{"_type": "table-file", "path": "", "sha256": "", "size": 0, "ncols": 3, "nrows": 2}
+        }
+        assert (value.value["path"], value.files[0].content) == (value.files[0].path, made.data)
+        assert value.value["path"].startswith("media/table/t_7_")
+
+    def test_a_long_table_is_shown_in_part_and_kept_whole(self) -> None:
+        made = tables.table(np.arange(30_000).reshape(15_000, 2), None, "t")
+        drawing = drawn(Media("t", "table", made.data, made.media_type, 0, T0), "t", 7, made.data)
+        assert drawing.value["nrows"] == 10_000
+        assert [len(json.loads(file.content)["data"]) for file in drawing.files] == [10_000, 15_000]  # type: ignore[arg-type]
 
     def test_a_text_is_a_page(self) -> None:
         drawing = drawn(Media("a/b", "text", b"", "text/plain", 0, T0), "a/b", 4, "**ü** <b>".encode())

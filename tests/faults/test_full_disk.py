@@ -78,20 +78,20 @@ def test_a_disk_that_fills_up_and_is_freed_again(crowded: Spine, disk_of_64_mib:
 def test_delivery_goes_on_while_the_disk_is_full(crowded: Spine, disk_of_64_mib: Path) -> None:
     """Cursors move at the reserve's cost, and the reserve comes back by itself."""
     reserve = crowded.home / "log" / "ballast"
-    trainer = crowded.trainer(1000, script=SCRIPT.replace(str(STEPS), "20000"))
+    trainer = crowded.trainer(1000, script=SCRIPT.replace(str(STEPS), "6000"))
     worker = until(lambda: starting_worker(crowded.home), 30, "a worker starts")
     worker.suspend()  # before it is ready
     (crowded.folder / "go").touch()
     (crowded.folder / "stop").touch()
     assert trainer.finish(60) == 0, trainer.errors.read_text()
     (backend,) = crowded.run().backends
-    assert (crowded.run().durable, backend.delivered) == (20_000, 0)
+    assert (crowded.run().durable, backend.delivered) == (6_000, 0)
     assert reserve.exists()
     filler = fill(disk_of_64_mib)
     worker.resume()
     until(lambda: crowded.run().backends[0].settled, 60, "delivered, on a full disk")
     (backend,) = crowded.run().backends
-    assert (backend.delivered, backend.lag_points) == (20_000, 0)
+    assert (backend.delivered, backend.lag_points) == (6_000, 0)
     assert not reserve.exists()
     filler.unlink()
     until(reserve.exists, 30, "the reserve is there again")

@@ -8,19 +8,13 @@ import pytest
 
 from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
-from tests.support.trainers import PLAIN, Trainer
+from tests.support.trainers import LAST, PATIENT, Trainer
 from tracelet.proto.v1 import records_pb2 as pb
 
 pytestmark = pytest.mark.faults
 
 STEPS = 3000
 PACE = 0.0005
-LAST = 100
-# Does not end before it is told to, however slow the test's process is.
-PATIENT = PLAIN.replace(
-    "    run.log_metric(",
-    f"    while step == steps - {LAST} and not os.path.exists('go'): time.sleep(0.01)\n    run.log_metric(",
-)
 
 
 def expected(count: int) -> dict[tuple[int, float], int]:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.processes import collector_pid, until
 from tests.support.spine import Spine
 from tests.support.tensorboard_folder import TensorBoardFolder
-from tests.support.trainers import Trainer
+from tests.support.trainers import LAST, PATIENT
 from tracelet.errors import CollectorError
 from tracelet.transport import local
 from tracelet.transport.wait import status
@@ -21,7 +21,7 @@ from tracelet.transport.wait import status
 pytestmark = pytest.mark.faults
 
 STEPS = 3000
-PACE = 0.002
+PACE = 0.0005
 
 
 class Desktop(Spine):
@@ -39,8 +39,8 @@ class Desktop(Spine):
             "TRACELET_TENSORBOARD_DIR": str(self.tensorboard.path),
         }
 
-    def worker(self, trainer: Trainer) -> int:
-        """The process that delivers; -1 when the script is over, after which there may be none."""
+    def worker(self) -> int:
+        """The process that delivers."""
 
         def found() -> int:
             try:
@@ -49,7 +49,7 @@ class Desktop(Spine):
                 return 0  # the address was that of one that was killed a moment ago
             return next((backend.worker_pid for run in reply.runs for backend in run.backends), 0)
 
-        return until(lambda: found() or (trainer.over and -1), 90, "a worker")
+        return until(found, 90, "a worker")
 
     def check_whole(self) -> None:
         """Every point once, in the order of the script."""
@@ -69,16 +69,13 @@ def desktop(home: Path, tmp_path: Path) -> Desktop:
 
 def kill_at_random(desktop: Desktop, seed: int, kills: int) -> None:
     chance = random.Random(seed)
-    trainer = desktop.trainer(STEPS, PACE)
+    trainer = desktop.trainer(STEPS, PACE, PATIENT)
     for _ in range(kills):
-        goal = min(trainer.returned + chance.randint(1, STEPS // kills), STEPS)
+        goal = min(trainer.returned + chance.randint(1, STEPS // kills), STEPS - LAST)
         until(lambda goal=goal: trainer.returned >= goal, 90)
-        if chance.random() < 0.3:
-            victim = until(lambda: collector_pid(desktop.home) or (trainer.over and -1), 90, "a collector")
-        else:
-            victim = desktop.worker(trainer)
-        if victim > 0:
-            kill(victim)
+        of_a_collector = chance.random() < 0.3
+        kill(until(lambda: collector_pid(desktop.home), 90, "a collector") if of_a_collector else desktop.worker())
+    (desktop.folder / "go").touch()
     assert trainer.finish(120) == 0, trainer.errors.read_text()
     desktop.check_whole()
 
@@ -104,9 +101,10 @@ def test_torture(desktop: Desktop, torture_seed: int, round: int) -> None:
 
 def test_the_folder_is_deleted_under_a_run(desktop: Desktop) -> None:
     """It is written again, from the run's first point."""
-    trainer = desktop.trainer(STEPS, PACE)
+    trainer = desktop.trainer(STEPS, PACE, PATIENT)
     until(lambda: desktop.tensorboard.path.exists() and len(desktop.tensorboard.points()) > 50, 90)
     assert not trainer.over
     shutil.rmtree(desktop.tensorboard.path, ignore_errors=True)
+    (desktop.folder / "go").touch()
     assert trainer.finish(120) == 0, trainer.errors.read_text()
     desktop.check_whole()

@@ -19,7 +19,7 @@ import pytest
 from tests.support.mlflow_store import MlflowStore
 from tests.support.processes import collector_pid, until
 from tests.support.trackers import KINDS, Trackers
-from tests.support.trainers import PLAIN
+from tests.support.trainers import LAST, PATIENT
 from tracelet.proto.v1 import collector_pb2 as wire
 
 pytestmark = pytest.mark.faults
@@ -27,11 +27,6 @@ pytestmark = pytest.mark.faults
 TRACELET = Path(sys.executable).with_name("tracelet")
 STEPS = 2000
 PACE = 0.001
-LAST = 100
-PATIENT = PLAIN.replace(
-    "    run.log_metric(",
-    f"    while step == steps - {LAST} and not os.path.exists('go'): time.sleep(0.01)\n    run.log_metric(",
-)
 
 
 @pytest.fixture
@@ -54,16 +49,10 @@ def check_whole(trackers: Trackers) -> wire.RunState:
     return run
 
 
-def test_all_that_is_logged_is_in_all_three(trackers: Trackers) -> None:
+def test_all_that_is_logged_is_in_all_three_and_all_of_it_again_changes_nothing(trackers: Trackers) -> None:
     trainer = trackers.trainer(STEPS)
     assert trainer.finish(90) == 0, trainer.errors.read_text()
     assert trainer.errors.read_text() == ""
-    check_whole(trackers)
-
-
-def test_all_of_it_again_changes_nothing(trackers: Trackers) -> None:
-    trainer = trackers.trainer(STEPS)
-    assert trainer.finish(90) == 0, trainer.errors.read_text()
     run = check_whole(trackers)
     once = trackers.counts()
     for kind in KINDS:

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_ as imported_earlier
 
 from tests.support import runs
 from tests.support.optimizing import found
+from tracelet.frameworks.steps import here
 
 
 def weights(*gradients: Any) -> list[nn.Parameter]:
@@ -171,6 +172,14 @@ def test_what_is_not_finite_is_recorded(value: float, home: Path) -> None:
         torch.optim.SGD(weights(torch.tensor([1.0, value]), torch.tensor([2.0]))).step()
     ((norm, _),) = norms(home)
     assert str(norm) == str(value)
+
+
+def test_clippings_of_what_never_steps_do_not_pile_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracelet.frameworks.optimizer_hooks._MOST", 6)
+    with runs.running(home):
+        for _ in range(10):
+            nn.utils.clip_grad_norm_(weights(*THREE_FOUR), 1.0)
+        assert len(here.clips) == 3
 
 
 def test_meta_gradients_have_none(home: Path) -> None:

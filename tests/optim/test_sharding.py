@@ -16,22 +16,28 @@ from tests.support import optim_ranks
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each of two, and of three, processes found."""
-    folder, world = tmp_path_factory.mktemp("ranks"), request.param
+    folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     told = subprocess.run(
-        [sys.executable, optim_ranks.__file__, str(world), str(folder)],
+        [sys.executable, optim_ranks.__file__, str(folder)],
         env=environment,
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
     assert told.returncode == 0, told.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+    return folder
+
+
+@pytest.fixture(scope="module", params=optim_ranks.WORLDS)
+def results(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, Any]]:
+    """What each process of a world found."""
+    return [torch.load(folder / f"{rank} of {request.param}.pt") for rank in range(request.param)]
 
 
 @pytest.mark.parametrize("kind", optim_ranks.KINDS)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clients import NO_WORKER
 from tests.support.commands import run
-from tests.support.mlflow_store import MlflowStore
 from tests.support.spine import Spine
+from tests.support.tensorboard_folder import TensorBoardFolder
 from tracelet.core.outlive import why_none
 
 HINTS = (
@@ -106,22 +107,24 @@ elif sys.argv[1] == "with":
 
 
 @pytest.mark.parametrize("end", ["stop", "with", "exit"])
-def test_a_job_ends_when_everything_is_delivered(spine: Spine, end: str) -> None:
+def test_a_job_ends_when_everything_is_delivered(home: Path, tmp_path: Path, end: str) -> None:
     """Also of the run that another one took the place of."""
-    (spine.folder / "train.py").write_text(SCRIPT)
-    environment = {**spine.environment, "TRACELET_STOP_WAIT": "auto", "SLURM_JOB_ID": "4711", "ANOTHER": "1"}
-    done = run(sys.executable, "train.py", end, cwd=spine.folder, environment=environment)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    arrived = TensorBoardFolder(tmp_path / "tb")
+    environment = {"TRACELET_STOP_WAIT": "auto", "SLURM_JOB_ID": "4711", "ANOTHER": "1"}
+    environment |= {"TRACELET_BACKEND": "tensorboard", "TRACELET_TENSORBOARD_DIR": str(arrived.path)}
+    done = run(sys.executable, "train.py", end, cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    runs = {one["name"]: one["status"] for one in MlflowStore(spine.database).runs()}
-    assert runs == {"first": "FINISHED", "waits": "FINISHED"}
-    assert sum(spine.stored("loss").values()) == 21
+    cards = {card["name"]: card["status"] for card in arrived.cards()}
+    assert cards == {"first": "finished", "waits": "finished"}
+    assert sorted(point.step for point in arrived.points()) == [0, 1, 1, *range(2, 20)]
     assert all("SLURM job" in line or "to go" in line for line in done.stderr.splitlines()), done.stderr
 
 
 def test_a_tracker_that_is_down_does_not_hold_a_job_for_ever(spine: Spine) -> None:
     """What is missing, and where it is, is said, and the exit code is the script's."""
     (spine.folder / "train.py").write_text(
-        "from tracelet.transport import wait\nwait.DEADLINE = 3.0\n" + SCRIPT + "\nsys.exit(3)"
+        NO_WORKER + "from tracelet.transport import wait\nwait.DEADLINE = 3.0\n" + SCRIPT + "\nsys.exit(3)"
     )
     environment = {**spine.environment, "TRACELET_STOP_WAIT": "delivered", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     done = run(sys.executable, "train.py", "stop", cwd=spine.folder, environment=environment)
@@ -133,7 +136,7 @@ def test_a_tracker_that_is_down_does_not_hold_a_job_for_ever(spine: Spine) -> No
 
 
 def test_elsewhere_nobody_waits(spine: Spine) -> None:
-    (spine.folder / "train.py").write_text(SCRIPT)
+    (spine.folder / "train.py").write_text(NO_WORKER + SCRIPT)
     environment = {**spine.environment, "TRACELET_STOP_WAIT": "durable", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     done = run(sys.executable, "train.py", "stop", cwd=spine.folder, environment=environment | {"CI": "true"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -41,6 +41,13 @@ def tell(said):
         json.dump(said, file)
     os.rename(os.environ["TOLD"] + ".new", os.environ["TOLD"])
 """
+# Before a script whose runs are to stay undelivered: their workers end before they have imported the tracker's SDK.
+NO_WORKER = """
+import dataclasses
+from tracelet.core import targets
+found = targets.resolve
+targets.resolve = lambda *a, **k: tuple(dataclasses.replace(each, interpreter="/bin/false") for each in found(*a, **k))
+"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the ranks of a sharded search do: `python optim_ranks.py WORLD FOLDER` forks them, so that torch is imported once."""
+"""What the ranks of sharded searches do: `python optim_ranks.py FOLDER` forks those of each world; torch is imported once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from tracelet import optim
 
+WORLDS = (2, 3)
 ALGORITHMS = ("BFO", "AdaptiveBFO", "HybridBFO")
 KINDS = ("population", "data")
 
@@ -44,7 +45,7 @@ def search(rank: int, world: int, kind: str | None, algorithm: str) -> dict[str,
     )
     if kind is not None and world > 1:
         optimizer._seed = 5 + rank  # rank 0's is taken
-    for _ in range(50):
+    for _ in range(20):
         optimizer.step(closure)
     return {
         "population": optimizer.population,
@@ -74,25 +75,26 @@ def failing(rank: int) -> str:
 def run(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(str(folder / "store"), world)
+    store = dist.FileStore(str(folder / f"store of {world}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     results: dict[str, object] = {
         f"{kind} {name}": search(rank, world, kind, name) for kind in KINDS for name in ALGORITHMS
     }
     results["failing"] = failing(rank)
-    torch.save(results, folder / f"{rank}.pt")
+    torch.save(results, folder / f"{rank} of {world}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
 def main() -> None:
-    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=run, args=(rank, world, folder), daemon=True) for rank in range(world)]
+    places = [(rank, world) for world in WORLDS for rank in range(world)]
+    ranks = [context.Process(target=run, args=(*place, folder), daemon=True) for place in places]
     for each in ranks:
         each.start()
     for each in ranks:
-        each.join(90)
+        each.join(260)
     sys.exit(any(each.exitcode != 0 for each in ranks))
 
 

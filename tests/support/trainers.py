@@ -26,6 +26,12 @@ for step in range(steps):
         time.sleep(pace)
 tracelet.stop_logging()
 """
+# Does not log its last points before it is told to, however slow the test's process is: by a file `go`.
+LAST = 100
+PATIENT = PLAIN.replace(
+    "    run.log_metric(",
+    f"    while step == steps - {LAST} and not os.path.exists('go'): time.sleep(0.01)\n    run.log_metric(",
+)
 
 
 class Trainer:

@@ -76,12 +76,17 @@ class OfflineRuns:
             folder = run.parent / "files"
             for path in folder.rglob("*"):
                 parts = path.relative_to(folder).parts
-                if path.is_file() and not (parts[0] == "media" and parts[1] in _DERIVED) and parts != ("config.yaml",):
+                if not path.is_file():
+                    continue
+                derived = parts[0] == "media" and parts[1] in _DERIVED
+                if parts[:2] == ("media", "table"):
+                    derived = path.name.endswith(".table.json")  # else what only said that it was a table
+                if not derived and parts != ("config.yaml",):
                     found.append(path.read_bytes())
         return sorted(found)
 
     def drawn(self) -> Counter[str]:
-        """How many texts, histograms and curves there are."""
+        """How many texts, histograms, curves and tables there are."""
         found: Counter[str] = Counter()
         for file in self.files():
             metrics = config(file).get("_tracelet", {}).get("metrics", {})
@@ -91,7 +96,7 @@ class OfflineRuns:
                         kind = metrics[key.removesuffix("._type")]["type"]
                         path = row.get(key.removesuffix("_type") + "path")
                         assert path is None or (file.parent / "files" / path).is_file(), path
-                        found[kind] += kind in ("text", "histogram", "pr_curve")
+                        found[kind] += kind in ("text", "histogram", "pr_curve", "table")
         return +found
 
 

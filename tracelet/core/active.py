@@ -1,8 +1,8 @@
 """Which run a point belongs to.
 
 The context's run (`contextvars`), else the process's only run: a plain thread sees no context, and must not lose its points,
-while trials that start runs of their own in threads are kept apart. In a muted context (a library only tries the script out)
-points belong to none.
+while trials that start runs of their own in threads are kept apart. Runs that are nested count as one there: the innermost, or,
+of several within one, that one. In a muted context (a library only tries the script out) points belong to none.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from tracelet.core import nesting
+
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
+    from tracelet.core.options import Options
 
 __all__ = [
     "begin",
     "current",
+    "enclosing",
     "end",
     "here",
     "in_context",
@@ -49,15 +53,35 @@ def current() -> Experiment | None:
 def here() -> Experiment | None:
     """The same, muted or not."""
     run = _context.get()
-    if run is not None and run.active:
-        return run
+    while run is not None:
+        if run.active:
+            return run
+        run = nesting.around(run)
     return _only
 
 
 def in_context() -> Experiment | None:
     """The run that was started in this very context, while it runs."""
-    run = _context.get()
-    return run if run is not None and run.active and not _muted.get() else None
+    run = None if _muted.get() else _context.get()
+    while run is not None and not run.active:
+        run = nesting.around(run)
+    return run
+
+
+def enclosing() -> Experiment | None:
+    """The run that one which is started here and now as a nested one is within, or None.
+
+    That is the context's. In a thread that has none, of the runs that the main thread started the innermost: what another
+    thread runs is beside it. In the main thread, where what has a context of its own is another task's or a generator's, the
+    innermost of those whose task is over.
+    """
+    run = _around(_context.get())
+    if run is not None:
+        return run
+    runs = nesting.of_main_thread(_recording())
+    if threading.current_thread() is threading.main_thread():
+        runs = [run for run in runs if _is_left(run)]
+    return nesting.shared(runs)
 
 
 def is_muted() -> bool:
@@ -76,19 +100,17 @@ def muted() -> Iterator[None]:
 
 
 def superseded() -> Experiment | None:
-    """The run that one which starts here and now takes the place of.
+    """The run that one which starts here and now takes the place of, with all that is within it.
 
-    That is the context's, also one whose stop was interrupted. Or the process's only run, when the asyncio task that started
-    it is over: its context will never come back. (A notebook runs each of its cells in a task of its own.)
+    That is the context's, also one whose stop was interrupted; of nested ones the outermost. Or the process's only run, when
+    the asyncio task that started it is over: its context will never come back. (A notebook runs each of its cells in a task
+    of its own.)
     """
-    run = _context.get()
-    if run is not None and run.id in _running:
-        return run
+    run = _around(_context.get())
+    if run is not None:
+        return nesting.outermost(run, running())
     run = _only
-    if run is None or (of := _tasks.get(run.id)) is None:
-        return None
-    task = of()
-    return run if task is None or task.done() else None
+    return nesting.outermost(run, running()) if run is not None and _is_left(run) else None
 
 
 def running() -> list[Experiment]:
@@ -96,9 +118,17 @@ def running() -> list[Experiment]:
     return list(_running.values())
 
 
-def begin(run: Experiment) -> None:
-    """Make a run the context's."""
+def begin(run: Experiment, outer: Experiment | None = None, options: Options | None = None) -> None:
+    """Make a run the context's.
+
+    Args:
+        run: the run.
+        outer: the run that it is within.
+        options: what it was started with.
+    """
     with _changing:
+        by_context = outer is not None and (outer is _around(_context.get()) or _is_left(outer))
+        nesting.put(run, outer, by_context, options)
         _running[run.id] = run
         if (task := _task()) is not None:
             _tasks[run.id] = weakref.ref(task)
@@ -112,7 +142,7 @@ def end(run: Experiment) -> None:
         _running.pop(run.id, None)
         _tasks.pop(run.id, None)
         if _context.get() is run:
-            _context.set(None)
+            _context.set(_around(nesting.around(run)))
         _choose()
 
 
@@ -139,9 +169,28 @@ def put_back(before: tuple[Any, ...]) -> None:
 
 def _choose() -> None:
     global _only
+    _only = nesting.shared(_recording())
+
+
+def _recording() -> list[Experiment]:
+    """The runs that record; all of them, when none does."""
     runs = list(_running.values())
-    runs = [run for run in runs if run.active] or runs
-    _only = runs[0] if len(runs) == 1 else None
+    return [run for run in runs if run.active] or runs
+
+
+def _is_left(run: Experiment) -> bool:
+    """Whether the asyncio task that started a run is over: its context will never come back."""
+    if (of := _tasks.get(run.id)) is None:
+        return False
+    task = of()
+    return task is None or task.done()
+
+
+def _around(run: Experiment | None) -> Experiment | None:
+    """A run, or the next one around it that has not been stopped."""
+    while run is not None and run.id not in _running:
+        run = nesting.around(run)
+    return run
 
 
 def _task() -> Any:

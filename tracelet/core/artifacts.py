@@ -82,6 +82,20 @@ class ArtifactLog(Recording):
             if policy == "live":
                 files.watch(wanted)
 
+    def record_artifact(
+        self, path: str, content: bytes, media_type: str, metadata: Mapping[str, MetaValue] | None = None
+    ) -> None:
+        """Keep content that tracelet made, as a file of the run.
+
+        Args:
+            path: fit to be an artifact's.
+            content: all of it.
+            media_type: what it is.
+            metadata: what belongs to it.
+        """
+        if self.active:
+            (self._recorder or self._begin()).artifact(path, content, media_type, time.time(), metadata or {})
+
     def _of_this_process(self) -> _Files:
         # A forked child has none of its parent's threads.
         files: dict[int, _Files] = self.__dict__.setdefault("_files", {})

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar
 
 from tracelet.core.metrics import MetaValue, MetricType
+from tracelet.core.plan import RunPlan
 from tracelet.core.recorder import Recorder
 from tracelet.core.values import as_float, as_meta, as_step
 from tracelet.guard import Guard
 
 __all__ = ["Logbook", "Recording"]
+
+_V = TypeVar("_V")
 
 _RECORDING = Guard("recording a metric")
 _PARAMETERS = Guard("recording parameters")
@@ -40,6 +43,8 @@ class Recording(ABC):
 
 class Logbook(Recording):
     """The scalar part of an `Experiment`'s interface."""
+
+    plan: RunPlan
 
     def log_metric(self, name: str, value: SupportsFloat, iteration: SupportsIndex | None = None) -> None:
         """Record a point.
@@ -112,7 +117,9 @@ class Logbook(Recording):
             self._tell_not_recorded()
             return
         with _PARAMETERS:
-            (self._recorder or self._begin()).params(as_meta(params))
+            said = as_meta(params)
+            self._told("params").update(dict.fromkeys(said))
+            (self._recorder or self._begin()).params(said)
 
     def set_tags(self, tags: Mapping[str, Any] | Iterable[str]) -> None:
         """Set tags: a mapping, or words (which get the value "true")."""
@@ -121,4 +128,27 @@ class Logbook(Recording):
             return
         with _TAGS:
             pairs = tags.items() if isinstance(tags, Mapping) else ((tag, "true") for tag in tags)
-            (self._recorder or self._begin()).tags({str(key): str(value) for key, value in pairs})
+            said = {str(key): str(value) for key, value in pairs}
+            self._told("tags").update(dict.fromkeys(said))
+            (self._recorder or self._begin()).tags(said)
+
+    # -- what tracelet found out by itself
+
+    def found_params(self, params: Mapping[str, Any]) -> None:
+        """Record parameters that nobody logged. What the script has said itself, by whatever value, is left out."""
+        if self.active and (said := _but_for(as_meta(params), self._told("params"))):
+            (self._recorder or self._begin()).params(said)
+
+    def found_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags that nobody set, likewise; nor those that the run was started with."""
+        if self.active and (said := _but_for(tags, {**self.plan.tags, **self._told("tags")})):
+            (self._recorder or self._begin()).tags(said)
+
+    def _told(self, what: str) -> dict[str, Any]:
+        """Names of parameters, or of tags, that the script has told."""
+        told: dict[str, Any] = self.__dict__.setdefault(f"_told_{what}", {})
+        return told
+
+
+def _but_for(values: Mapping[str, _V], names: Mapping[str, Any]) -> dict[str, _V]:
+    return {name: value for name, value in values.items() if name not in names}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
-from tracelet.core import contents
+from tracelet.core import contents, tables
 from tracelet.core.contents import Content, Missing
 from tracelet.core.logbook import Recording
 from tracelet.core.metrics import MetricType
@@ -83,6 +83,28 @@ class MediaLog(Recording):
             iteration: the step.
         """
         self._log(MetricType.TEXT, name, iteration, contents.text, text)
+
+    def log_table(
+        self,
+        name: str,
+        table: Any,
+        iteration: SupportsIndex | None = None,
+        *,
+        columns: Iterable[Any] | None = None,
+    ) -> None:
+        """Record a table.
+
+        Cells are numbers, strings, booleans or none; anything else becomes its `str`, NaN none, and an infinity a word. Of a
+        table with more than 100,000 rows, or 16 MiB as JSON, the first rows are recorded, and one line says so.
+
+        Args:
+            name: the metric's name.
+            table: a DataFrame of pandas or polars, without its index, or a Table of pyarrow; a mapping of columns; a list
+                of mappings, or of rows; an array or tensor of two dimensions.
+            iteration: the step.
+            columns: names of the columns, for rows and arrays; of other tables, which ones to record, in this order.
+        """
+        self._log(MetricType.TABLE, name, iteration, tables.table, table, columns, str(name))
 
     def log_audio(
         self, name: str, samples: Any, iteration: SupportsIndex | None = None, *, sample_rate: int = 44100

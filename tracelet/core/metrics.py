@@ -10,9 +10,10 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 __all__ = [
+    "FACTS",
     "INLINE_BYTES",
     "POINTS",
     "Artifact",
@@ -31,6 +32,13 @@ __all__ = [
     "WriterSeen",
     "infer_type",
 ]
+
+# Tags that say what a run was, and that tracelet finds out by itself. No words to sort runs by: where a tracker has only such
+# words for tags, these are kept in another place.
+FACTS: Final = frozenset(
+    {"command", "cpu", "git.branch", "git.commit", "git.dirty", "git.repository", "gpu", "host.name", "os"}
+    | {"python.version", "script", "user.name"}
+)
 
 MetaValue: TypeAlias = "str | float | int | bool"
 
@@ -61,6 +69,7 @@ class MetricType(str, enum.Enum):
     GRAPH = "graph"
     LAYOUT = "layout"
     HPARAMS = "hparams"
+    TABLE = "table"
 
     def __str__(self) -> str:
         return self.value
@@ -173,6 +182,7 @@ class Media:
         audio           WAV                       mesh        npz of vertices (B, N, 3), colors, faces
         video           GIF                       embedding   zip of tensors.tsv, metadata.tsv, sprite.png
         graph           GraphDef as text          layout      JSON of TensorBoard's custom scalars layout
+        table           JSON of columns, data
 
     Attributes:
         name: The metric's name in the run: the user's tag, behind the writer's label where there is one.

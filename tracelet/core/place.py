@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.options import Options
 
-__all__ = ["Place", "as_asked", "as_owned", "is_silent_rank", "know_rank", "rank_label", "take_place"]
+__all__ = [
+    "Place",
+    "as_asked",
+    "as_nested",
+    "as_owned",
+    "is_below_a_run",
+    "is_silent_rank",
+    "know_rank",
+    "rank_label",
+    "take_place",
+]
 
 _started = count()
 _joined: dict[str, int] = {}  # run id -> the process that has joined it
@@ -71,6 +81,16 @@ def as_asked(place: Place, run_id: str | None) -> Place:
         return place
     parent = place.run_id if place.joins else place.parent
     return replace(place, run_id=run_id, joins=False, owner=not place.rank_label, parent=parent)
+
+
+def as_nested(place: Place) -> Place:
+    """The place of a nested run: below a process that records it is a run of its own, whose parent is that one."""
+    return replace(place, run_id="", joins=False, owner=True, parent=place.run_id) if place.joins else place
+
+
+def is_below_a_run() -> bool:
+    """Whether this process is below one that records."""
+    return bool(_above())
 
 
 def rank_label() -> str:

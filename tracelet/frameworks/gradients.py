@@ -93,7 +93,7 @@ def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
         for gradient in gradients:
             if gradient is None:
                 continue
-            if (type(gradient) is not torch.Tensor and not is_plain(gradient)) or gradient.is_meta:
+            if not is_plain(gradient):
                 return None
             dense = gradient if gradient.layout is torch.strided else _dense(gradient)
             if dense is None:

@@ -84,7 +84,7 @@ class TraceletLogger:
         self._save_dir = save_dir
         self._log_model = log_model
         self._run: Experiment | None = None
-        self._began = False
+        self._mine = False  # the run that it has
         self._recent = Recent()
         self.library.explicit = True
         self.library.install()  # the Trainer that gets it says more than it tells its loggers
@@ -176,8 +176,8 @@ class TraceletLogger:
         Args:
             status: "success", or else the exception that is being handled says how it ended.
         """
-        run, began, self._began = self._run, self._began, False
-        if run is None or not began or not run.active:
+        run = self._run
+        if run is None or not self._mine or not run.active:
             return
         with _END:
             ended = exits.outcome(run.began_during) if status == "failed" else (RunStatus.FINISHED, "")
@@ -215,13 +215,15 @@ class TraceletLogger:
     # --
 
     def _begun(self) -> Experiment:
-        if self._run is not None and self._run.active:
-            return self._run
-        if self._run is None and (run := active.here()) is not None:
+        run = self._run
+        if run is not None and run.status is RunStatus.RUNNING:  # or disabled
+            return run
+        if not self._mine and (run := active.here()) is not None:
             self._run = run
             return run
-        again = {} if self._run is None else {"run_id": self._run.id, "resume": "must"}
-        self._run, self._began = start_logging(**{**self._start, **again}), True
+        again = {"run_id": run.id, "resume": "must"} if self._mine and run is not None else {}
+        self._run = start_logging(**{**self._start, **again})
+        self._mine = True
         self.library.install()
         return self._run
 

@@ -46,7 +46,7 @@ def meet(library: Library, trainer: Any) -> None:
         # What they are given is none of what another Trainer's were.
         if (framework := library.of_run()) is not None:
             framework.recent = once.Recent()
-        library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers)
+        library.beside = tuple(weakref.ref(logger) for logger in trainer.loggers if hasattr(logger, "__weakref__"))
     for logger in trainer.loggers:
         meet_class(library, type(logger))
 

@@ -34,7 +34,7 @@ def places(library: Library) -> list[Place]:
     def logged(_: Any, trainer: Any) -> None:
         if (framework := library.capturing()) is not None:
             record_parameters(framework, _merged(trainer))
-            record_parameters(framework, trainer.__dict__.get(_GIVEN, {}))
+            record_parameters(framework, _configuration_of(trainer) or trainer.__dict__.get(_GIVEN, {}))
 
     # Looked up there by the Trainer: where it is defined, nobody would see a wrapper.
     return [Place(".trainer.trainer", "", "_log_hyperparams", after("recording hyperparameters", logged))]
@@ -47,11 +47,23 @@ def command_line(library: Library) -> list[Place]:
         if library.here() is None and not library.explicit:
             return
         config = cli.config.get(cli.subcommand, cli.config) if cli.subcommand else cli.config
-        said = {name: value for name, value in _plain(config).items() if name != _FILES}
-        # With all arguments of the Trainer: its own are not repeated. None is what nobody has said.
-        cli.trainer.__dict__[_GIVEN] = {n: value for n, value in _flat(said, ".") if value != str(None)}
+        cli.trainer.__dict__[_GIVEN] = _configuration(config)
 
     return [Place(".cli", "LightningCLI", "instantiate_classes", after("seeing a command line", instantiated))]
+
+
+def _configuration(config: Any) -> dict[str, Any]:
+    """With all arguments of the Trainer: its own are not recorded again. None is what nobody has said."""
+    said = {name: value for name, value in _plain(config).items() if name != _FILES}
+    return {name: value for name, value in _flat(said, ".") if value != str(None)}
+
+
+def _configuration_of(trainer: Any) -> dict[str, Any]:
+    """What the callback knows that saves a command line's configuration: nobody listened yet, maybe, when that was read."""
+    for callback in trainer.callbacks:
+        if any(kind.__name__ == "SaveConfigCallback" for kind in type(callback).__mro__):
+            return _configuration(callback.config)
+    return {}
 
 
 def note_arguments(trainer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -126,11 +138,14 @@ def _described(value: Any) -> Any:
     if value is None or (isinstance(value, list | tuple | set) and not value):
         return str(value)
     if isinstance(value, list | tuple):
-        return ", ".join(str(_described(each)) for each in value)
+        return ", ".join(str(_described(each)) for each in value)[:_LONGEST]
     if hasattr(value, "item") and (value.numel() if hasattr(value, "numel") else getattr(value, "size", 0)) == 1:
         return value.item()
     named: Any = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
     wordless = named.__str__ is object.__str__ and named.__repr__ is object.__repr__
     if named is value or wordless or callable(value) or hasattr(value, "state_dict"):
         return f"{named.__module__}.{named.__qualname__}"
-    return str(value)[:_LONGEST]
+    try:
+        return str(value)[:_LONGEST]
+    except Exception:  # the user's own __str__ fails
+        return f"{named.__module__}.{named.__qualname__}"

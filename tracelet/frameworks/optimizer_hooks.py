@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Hooks", "listening"]
 
 _KEY: Final = "optimizers"
+_MOST: Final = 50_000  # parameters of clippings that wait for a step
 
 
 def listening() -> OptimizersFramework | None:
@@ -142,6 +143,8 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
         if clip is not None:
             framework.hears()
             here.clips.append(clip)
+            while len(here.clips) > 1 and sum(len(each.parameters) for each in here.clips) > _MOST:
+                del here.clips[0]  # of what never steps
     here.norm_type = None
     return args, kwargs
 

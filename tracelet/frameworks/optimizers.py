@@ -100,7 +100,7 @@ class OptimizersFramework(Framework):
     @property
     def updates(self) -> dict[str, int]:
         """How many steps each ordinary optimizer has made, by its name in the run."""
-        return {name: listener.updates for name, listener in self._recorded.items()}
+        return {name: listener.updates for name, listener in list(self._recorded.items())}
 
     @property
     def reader(self) -> Reader:
@@ -181,7 +181,7 @@ class OptimizersFramework(Framework):
         Args:
             parameter: the identity of one whose gradient is among them.
         """
-        for listener in self._recorded.values():
+        for listener in list(self._recorded.values()):
             optimizer = listener.optimizer()
             if optimizer is not None and parameter in listener.parameters(optimizer):
                 return listener.due

@@ -160,8 +160,7 @@ class Listener:
         return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
 
     def _look(self, optimizer: Any) -> None:
-        first = optimizer.param_groups[0]["params"][:1]
-        if first and is_capturing(first[0]):
+        if any(is_capturing(parameter) for group in optimizer.param_groups for parameter in group["params"][:1]):
             return  # a graph is being recorded: what is computed now would become part of it
         mine = self.parameters(optimizer)
         norm = norm_of(optimizer, [clip for clip in self._clips() if not mine.isdisjoint(clip.parameters)])
@@ -266,11 +265,15 @@ def _own_count(optimizer: Any) -> Any:
             return state["step"]
         if number == 10:
             break
-    return optimizer.param_groups[0].get("step")
+    groups = optimizer.param_groups
+    return groups[0].get("step") if groups else None
 
 
 def _steps_before(optimizer: Any) -> int:
-    count = _own_count(optimizer)
+    try:
+        count = _own_count(optimizer)
+    except (AttributeError, TypeError):  # a state of its own kind
+        return 0
     if is_scalar(count):
         # On a device this waits for it, once: for an optimizer that comes from a checkpoint and counts there.
         count = on_host(count) if count.is_cpu else count.item()

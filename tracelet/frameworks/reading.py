@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "Reader", "is_plain", "is_scalar", "on_host"]
 
+_DEVICES: Final = ("cpu", "cuda", "mps", "xpu")  # reading elsewhere may make a graph of what was only noted
 _TICK: Final = 0.1  # seconds that terms wait for the step they belong to
 _TYPES: Final[Mapping[str, Any]] = {
     "float32": ctypes.c_float,
@@ -65,14 +66,16 @@ class Point(NamedTuple):
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor that holds its numbers by itself: no fake, sharded or wrapped one."""
+    """Whether a value is a tensor that holds its numbers by itself, on a device that can be read: no fake or sharded one."""
     tensor = sys.modules["torch"].Tensor
-    return isinstance(value, tensor) and type(value).__torch_dispatch__ is tensor.__torch_dispatch__
+    if not isinstance(value, tensor) or type(value).__torch_dispatch__ is not tensor.__torch_dispatch__:
+        return False
+    return value.is_cpu or value.device.type in _DEVICES
 
 
 def is_scalar(value: Any) -> bool:
     """Whether a value is a tensor of one real number."""
-    return is_plain(value) and value.numel() == 1 and not (value.is_complex() or value.is_meta or value.is_sparse)
+    return is_plain(value) and value.numel() == 1 and not (value.is_complex() or value.is_sparse)
 
 
 def on_host(tensor: Any) -> float | None:

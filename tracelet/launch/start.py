@@ -108,7 +108,9 @@ def _accompany(command: Command, environment: Mapping[str, str]) -> int:
     os.environ.update(environment)
     from tracelet import exits
     from tracelet.launch import closing
+    from tracelet.provenance import facts
 
+    facts.of_command([command.word, *command.arguments])
     with guard("beginning the run"):
         closing.begin()
 

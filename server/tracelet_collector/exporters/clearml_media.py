@@ -3,7 +3,7 @@
     image                          debug sample
     text, audio, video             debug sample: `.md`, `.wav`, `.gif`
     figure                         plot that shows the image
-    histogram, pr_curve            plot
+    histogram, pr_curve, table     plot
     mesh                           plot of its vertices, and an artifact: `tracelet/mesh/<name>/step_<n>.npz`
     embedding, graph, others       artifact: `tracelet/<kind>/<name>/step_<n>.<ending>`
     an artifact                    artifact; its key is its path (behind a `_` when that begins with `tracelet/`)
@@ -34,9 +34,10 @@ _SAMPLES: Final = frozenset({"image", "text", "audio", "video"})
 _DRAWN: Final[Mapping[str, Callable[[bytes, str, str], Mapping[str, Any]]]] = {
     "histogram": plots.histogram,
     "pr_curve": plots.pr_curve,
+    "table": plots.table,
     "mesh": lambda content, title, series: plots.mesh(content, title),
 }
-_WHOLE: Final = frozenset({"histogram", "pr_curve"})  # of which the plot keeps all
+_WHOLE: Final = frozenset({"histogram", "pr_curve", "table"})  # of which the plot keeps all
 _LONGEST_PLOT: Final = 4 * 1024 * 1024  # bytes of what a plot keeps
 _LONGEST_READ: Final = 64 * 1024 * 1024  # bytes of what a plot is made of
 

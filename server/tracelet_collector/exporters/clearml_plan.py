@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tracelet.core.metrics import (
+    FACTS,
     INT64_MAX,
     INT64_MIN,
     Artifact,
@@ -141,6 +142,9 @@ class Plan:
     def _add_tags(self, values: Mapping[str, str]) -> None:
         known = self.state.setdefault("tags", {})
         for name, value in values.items():
+            if name in FACTS:
+                self.changes.params["tracelet", name] = value, "str"
+                continue
             word = tag_word(name.removeprefix("\0"), value)
             if known.get(name, word) != word:
                 self.changes.dropped_tags.append(known[name])

@@ -1,4 +1,4 @@
-"""Plots as ClearML's `report_histogram`, `report_scatter2d`, `report_scatter3d` and figures make them: plotly's JSON.
+"""Plots as ClearML's `report_histogram`, `report_scatter2d`, `report_scatter3d`, `report_table` and figures: plotly's JSON.
 
 What a plot was made from is kept in it, word for word, as the layout's `meta`, which plotly carries and does not draw.
 """
@@ -11,7 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["figure", "histogram", "mesh", "pr_curve"]
+from tracelet_collector.exporters import tables
+
+__all__ = ["figure", "histogram", "mesh", "pr_curve", "table"]
 
 _MOST_POINTS: Final = 20_000  # of a mesh; a browser draws no more
 _WIDTH: Final = 640
@@ -76,6 +78,34 @@ def pr_curve(content: bytes, title: str, series: str) -> dict[str, Any]:
             "name": None,
             "meta": content.decode(),
         },
+    }
+
+
+def table(content: bytes, title: str, series: str) -> dict[str, Any]:
+    """A table.
+
+    Raises:
+        ValueError: it is none.
+    """
+    columns, rows = tables.read(content)
+    font = {"family": "Heebo, verdana, arial, sans-serif"}
+    header = {
+        "values": columns,
+        "align": "left",
+        "line": {"width": 0.5, "color": "#d4d6e0"},
+        "fill": {"color": "#fff"},
+        "font": {**font, "size": 12, "color": "#333"},
+    }
+    cells = {
+        "height": 30,
+        "values": [list(column) for column in zip(*rows, strict=True)],
+        "align": "left",
+        "line": {"color": "white", "width": 1},
+        "font": {**font, "size": 14, "color": "#384161"},
+    }
+    return {
+        "data": [{"type": "table", "header": header, "cells": cells}],
+        "layout": {"title.text": title, "title": series, "meta": content.decode()},
     }
 
 

@@ -32,8 +32,8 @@ from mlflow.exceptions import MlflowException
 from tracelet_collector.exporters.base import Dead, Item, Memory, Outcome, Paused, Run
 from tracelet_collector.exporters.metadata import fit
 from tracelet_collector.exporters.mlflow_errors import hide_password, is_gone, translated
-from tracelet_collector.exporters.mlflow_media import place, renamed
-from tracelet_collector.exporters.mlflow_plan import MAX_KEY, Plan
+from tracelet_collector.exporters.mlflow_media import listed, place, renamed
+from tracelet_collector.exporters.mlflow_plan import MAX_KEY, MAX_TAG, Plan
 from tracelet_collector.exporters.mlflow_run import MAX_METRICS, TrackedRun, deleted
 from tracelet_collector.exporters.mlflow_target import Targets
 from tracelet_collector.exporters.names import sanitise
@@ -94,7 +94,7 @@ class MlflowExporter:
         plan = Plan.make(items, {**state, "run": tracked.id, "link": link}, run)
         self._look_for_parent(client, run, plan)
         stamps = plan.stamp(memory) | place(plan.files, tracked.id, memory)
-        plan.tags |= renamed(plan.files)
+        plan.tags |= renamed(plan.files) | listed(plan.files, plan.state, MAX_TAG)
         if plan.params:
             tracked.log_params(plan)
         tracked.set_tags(plan.tags)

@@ -2,6 +2,7 @@
 
     image, figure        images/<key>+step+<n>+timestamp+<ms>+<uuid>.png, and a small one with `+compressed`: so MLflow calls
                          the images of its own `log_image`, and its page shows them in a grid with a slider.
+    table                tables/<key>/step_<n>.json, as MLflow's own `log_table` makes it, and named in its tag for the page
     everything else      <kind>s/<key>/step_<n>.<ending>
     an artifact          its own path; where MLflow would refuse it, another one, and the tag `tracelet.artifact.<hash>`
 
@@ -16,14 +17,14 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, BlobRef, Media
+from tracelet.core.metrics import INT64_MAX, INT64_MIN, Artifact, BlobRef, Media, MetricType, Record
 from tracelet_collector.exporters.artifact_paths import Owner, Shelf, clean_path, file_ending, folder_of, within
 from tracelet_collector.exporters.base import Item, Memory
 from tracelet_collector.exporters.names import memory_key, sanitise
 
-__all__ = ["IMAGE_KINDS", "PlannedFile", "place", "renamed"]
+__all__ = ["IMAGE_KINDS", "PlannedFile", "listed", "place", "renamed"]
 
 IMAGE_KINDS: Final = frozenset({"image", "figure"})
 _FOLDERS: Final[Mapping[str, str]] = {"audio": "audio", "mesh": "meshes", "layout": "layouts"}
@@ -92,6 +93,28 @@ def renamed(files: Sequence[PlannedFile]) -> dict[str, str]:
             mark = hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
             tags[f"tracelet.artifact.{mark}"] = json.dumps({"path": path, "stored": file.path}, ensure_ascii=False)
     return tags
+
+
+def listed(files: Sequence[PlannedFile], state: dict[str, Any], longest: int) -> dict[str, str]:
+    """The tag by which MLflow's page knows the tables among a run's files; the newest ones, when it cannot hold all.
+
+    Args:
+        files: of a chunk, placed.
+        state: the run's, which remembers them.
+        longest: characters that a tag may have.
+    """
+    new = [file.path for file in files if file.item is not None and _is_table(file.item.record)]
+    if not new:
+        return {}
+    paths = list(dict.fromkeys([*state.get("tables", ()), *new]))
+    while len(said := json.dumps([{"path": path, "type": "table"} for path in paths])) > longest:
+        paths.pop(0)
+    state["tables"] = paths
+    return {"mlflow.loggedArtifacts": said}
+
+
+def _is_table(record: Record) -> bool:
+    return isinstance(record, Media) and record.kind == MetricType.TABLE.value
 
 
 def _name(files: Sequence[PlannedFile], run: str, memory: Memory) -> dict[int, int]:

@@ -15,6 +15,7 @@ The state of a run, as it is committed with the cursor:
     about      a hash of what the run's plan said of it: parent, group, notes, tags
     parent     MLflow's id of the parent, when it was found
     images     the run has some
+    tables     paths of those that MLflow's page is told of
     ended      it has ended, as far as is known
     labels     log_dir -> label
     dropped    points that were lost before they had a place in the log
@@ -58,6 +59,14 @@ __all__ = ["DBL_MAX", "MAX_KEY", "MAX_PARAM", "MAX_TAG", "Beside", "Plan", "Plan
 MAX_KEY: Final = 250
 MAX_TAG: Final = 5000  # 8000 in MLflow 3
 MAX_PARAM: Final = 6000
+# Where MLflow's own pages look for what a run was: our tag, theirs, and what it says; empty for the same.
+_OWN_TAGS: Final[Mapping[str, Mapping[str, str]]] = {
+    "git.branch": {"mlflow.source.git.branch": ""},
+    "git.commit": {"mlflow.source.git.commit": ""},
+    "git.repository": {"mlflow.source.git.repoURL": ""},
+    "script": {"mlflow.source.name": "", "mlflow.source.type": "LOCAL"},
+    "user.name": {"mlflow.user": ""},
+}
 DBL_MAX: Final = 1.7976931348623157e308
 
 _METRIC_TAG: Final = "tracelet.metric."
@@ -190,6 +199,9 @@ class Plan:
             # What begins like our own tags is the user's all the same, and must not stand for ours.
             wanted = f"user.{name}" if name.startswith("tracelet.") else name
             self.tags[books.tags.key(name, wanted)] = fit(text, MAX_TAG)
+            for own, said in _OWN_TAGS.get(name, {}).items():
+                if own not in self.state["tags"]:  # the user's own word for it
+                    self.tags.setdefault(own, fit(said or text, MAX_TAG))
 
     def _add_media(self, item: Item, media: Media, books: _Books, run: Run) -> None:
         key = books.metrics.key(media.name)

@@ -327,7 +327,7 @@ def _facts(record: Metric | Media, kind: str, stored: str | bool) -> dict[str, A
     facts: dict[str, Any] = {}
     if isinstance(record, Metric) and record.type != MetricType.SCALAR.value:
         facts = {"type": record.type, "inferred": record.type_inferred}
-    elif kind in ("figure", "video"):
+    elif kind in ("figure", "video", "table"):
         facts["type"] = kind
     if record.step_implied:
         facts["step_implied"] = True

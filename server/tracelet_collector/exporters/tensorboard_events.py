@@ -7,6 +7,7 @@ histogram           HistogramProto, in float64
 audio               Summary.Audio
 text, pr_curve,     tensors of the plugins of these names
   mesh, layout
+table               a text: Markdown
 graph               GraphDef
 """
 
@@ -35,6 +36,7 @@ from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.plugins.text.plugin_data_pb2 import TextPluginData
 
 from tracelet.core.metrics import Media, Metric
+from tracelet_collector.exporters import tables
 
 __all__ = ["SHOWN", "NotShown", "as_float32", "as_time", "first_event", "framed", "media_event", "scalar_event"]
 
@@ -43,6 +45,7 @@ _LEAST: Final = 2.0**-126  # of float32, with all of its digits
 _LAST_TIME: Final = 8.64e12  # seconds; what JavaScript calls a date ends there, in the year 275760
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM")
 _CURVE: Final = ("tp", "fp", "tn", "fn", "precision", "recall")
+_MOST_ROWS: Final = 10_000  # of a table; its page makes HTML of all of them
 _MOST_THRESHOLDS: Final = 127  # of a curve that TensorBoard's page can read
 
 
@@ -170,6 +173,15 @@ def _audio(tag: str, media: Media, content: bytes) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, audio=audio)])
 
 
+def _table(tag: str, media: Media, content: bytes) -> Summary:
+    columns, rows = tables.read(content)
+    if len(rows) > _MOST_ROWS:
+        raise NotShown(f"a table of more than {_MOST_ROWS} rows")
+    summary = _text(tag, media, tables.markdown(columns, rows).encode(errors="replace"))
+    summary.value[0].tensor.tensor_shape.Clear()  # else TensorBoard draws a table with this one in it
+    return summary
+
+
 def _text(tag: str, media: Media, content: bytes) -> Summary:
     content.decode()
     plugin = TextPluginData(version=0).SerializeToString()
@@ -234,6 +246,7 @@ _MAKERS: Final[Mapping[str, Callable[[str, Media, bytes], Summary]]] = {
     "histogram": _histogram,
     "audio": _audio,
     "text": _text,
+    "table": _table,
     "pr_curve": _pr_curve,
     "mesh": _mesh,
     "layout": _layout,

@@ -39,6 +39,7 @@ PLUGIN_OF: Final[Mapping[str, str]] = {
     "histogram": "histograms",
     "audio": "audio",
     "text": "text",
+    "table": "text",
     "pr_curve": "pr_curves",
     "mesh": "mesh",
 }

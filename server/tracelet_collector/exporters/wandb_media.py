@@ -11,6 +11,7 @@ give it a name that is another one the next time.
     histogram         histogram: counts and edges of the buckets
     mesh              object3D-file (.obj: points, colors and faces), the first one of the batch; and the file itself
     pr_curve          table-file: threshold, precision, recall, tp, fp, tn, fn
+    table             table-file: the table as it is; of more than 10,000 rows the first ones, and the file itself
     embedding         table-file of the vectors with their labels, when it is not too long; and the file itself
     graph, others     a file, and its path in the history
 
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tracelet.core.metrics import Media
+from tracelet_collector.exporters import tables
 from tracelet_collector.exporters.artifact_paths import clean_path, file_ending, folder_of, within
 
 __all__ = ["RunFile", "artifact_path", "drawn"]
@@ -242,6 +244,16 @@ def _embedding(place: _Place, data: bytes) -> Drawing:
     return drawing
 
 
+def _data_table(place: _Place, data: bytes) -> Drawing:
+    columns, rows = tables.read(data)
+    if len(rows) > _MAX_ROWS:
+        drawing = _table(place, columns, rows[:_MAX_ROWS])
+        drawing.files.append(place.raw()[0])
+        return drawing
+    made, said = place.file("table", "table.json", place.content)  # W&B's own form
+    return Drawing({"_type": "table-file", "ncols": len(columns), "nrows": len(rows), **said}, [made])
+
+
 def _table(place: _Place, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Drawing:
     if not columns or len(rows) > _MAX_ROWS or any(len(row) != len(columns) for row in rows):
         raise ValueError("no table")
@@ -259,6 +271,7 @@ _KINDS: Final[Mapping[str, Callable[[_Place, bytes], Drawing]]] = {
     "histogram": _histogram,
     "mesh": _mesh,
     "pr_curve": _pr_curve,
+    "table": _data_table,
     "embedding": _embedding,
 }
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tracelet.core.metrics import (
+    FACTS,
     INT64_MAX,
     INT64_MIN,
     Artifact,
@@ -261,7 +262,8 @@ class _Books:
 
 def run_tags(tags: Mapping[str, str]) -> tuple[str, ...]:
     """A run's tags as W&B has them: words, of at most 64 characters: `name:value`, or the name of one that is only set."""
-    words = [name if value in ("", "true") else f"{name}:{value}" for name, value in tags.items()]
+    named = {name: value for name, value in tags.items() if name not in FACTS}  # the config has those
+    words = [name if value in ("", "true") else f"{name}:{value}" for name, value in named.items()]
     return tuple(
         dict.fromkeys(word if len(word) <= _MAX_TAG else marked(word, word, 8, _MAX_TAG) for word in words if word)
     )

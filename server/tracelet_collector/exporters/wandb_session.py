@@ -344,8 +344,8 @@ def _begin(run: Run, run_id: str, root: Path, tags: Mapping[str, str], mode: str
     settings |= {"project": project_name(run.project), "reinit": "create_new"}
     if words := run_tags(tags):
         settings["run_tags"] = words
-    if run.group:
-        settings["run_group"] = run.group[:128]
+    if group := run.group or run.parent:  # W&B nests no runs: those within one are a group
+        settings["run_group"] = group[:128]
     if run.notes:
         settings["run_notes"] = run.notes
     known = wandb.Settings.model_fields

@@ -23,8 +23,12 @@ def _classes(package: ModuleType) -> list[object]:
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainers leave files where they run. Every class is in the end what Lightning made it."""
+    """Trainers leave files where they run. Every class is in the end what Lightning made it.
+
+    What the optimizers tell of themselves is not in between, but where a test asks for it.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACELET_OPTIMIZER_EVERY", "0")
     before = [dict(vars(kind)) for package in PACKAGES.values() for kind in _classes(package)]
     yield
     assert [dict(vars(kind)) for package in PACKAGES.values() for kind in _classes(package)] == before

@@ -93,14 +93,11 @@ def test_searches_for_settings_are_recorded_nowhere(package: ModuleType, cap: te
         def val_dataloader(self) -> Any:
             return data(8)
 
-    for logger in (False, keeping(package)):
-        ran = trainer(package, logger=logger, max_epochs=1)
-        tuner = package.tuner.Tuner(ran)
-        made = Searched()
-        assert tuner.lr_find(made, num_training=10, update_attr=False) is not None
-        tuner.scale_batch_size(made, max_trials=2, steps_per_trial=2)
+    tuner = package.tuner.Tuner(trainer(package, logger=False, max_epochs=1))
+    assert tuner.lr_find(Searched(), num_training=4, update_attr=False) is not None
+    tuner.scale_batch_size(Searched(), max_trials=1, steps_per_trial=1)
     assert not cap.points()
-    finder = package.callbacks.LearningRateFinder(num_training_steps=10, update_attr=False)
+    finder = package.callbacks.LearningRateFinder(num_training_steps=4, update_attr=False)
     reference = keeping(package)
     trainer(package, logger=reference, max_epochs=1, callbacks=[finder]).fit(Searched(), data(), data(8))
     assert [(p.name, p.value, p.step) for p in cap.points()] == reference.given

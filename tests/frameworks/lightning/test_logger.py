@@ -29,7 +29,7 @@ from tests.frameworks.lightning.training import (
     trainer,
 )
 from tests.support.pages import blocks
-from tracelet import testing
+from tracelet import lifetime, testing
 from tracelet.core import active
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks.lightning import LightningFramework
@@ -61,7 +61,7 @@ def alone() -> Iterator[testing.Captured]:
     with testing.capture() as cap:
         assert cap._captor is not None
         assert cap._captor.stand_in is not None
-        active.end(cap._captor.stand_in)
+        lifetime._deactivate(cap._captor.stand_in)
         yield cap
 
 
@@ -185,6 +185,29 @@ def test_checkpoints(package: ModuleType, cap: testing.Captured) -> None:
 def test_a_fast_development_run_starts_no_run(package: ModuleType, alone: testing.Captured) -> None:
     trainer(package, logger=of(package)(), fast_dev_run=True).fit(module(package), data(), data(8))
     assert (alone.runs, alone.points()) == ([], [])
+
+
+def test_a_run_that_is_stopped_is_followed_by_the_next(package: ModuleType, cap: testing.Captured) -> None:
+    logger = of(package)()
+    for name in ("first", "second"):
+        with tracelet.start_logging(exp_name=name):
+            trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
+        assert logger.name == name
+    assert [len(cap.points("train_loss_step", run)) for run in cap.runs] == [4, 4]
+
+
+def test_disabled(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACELET_DISABLED", "1")
+    started: list[Any] = []
+    logger = of(package)()
+    begin = tracelet.start_logging
+    monkeypatch.setattr(
+        "tracelet.frameworks.lightning_logger.start_logging", lambda **given: started.append(given) or begin(**given)
+    )
+    fit(package, logger=logger)
+    assert len(started) == 1
+    assert not logger.experiment.active
+    tracelet.stop_logging()
 
 
 def test_ranks_above_zero(package: ModuleType, alone: testing.Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,30 @@ def test_hyperparameters_of_module_and_datamodule(package: ModuleType, cap: test
         assert told(within) == expected
 
 
+class Wordless:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("incomparable")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_odd_hyperparameters(package: ModuleType, cap: testing.Captured) -> None:
+    class Model(module_class(package)):  # type: ignore[misc]
+        def __init__(self, **odd: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    odd = {"wordless": Wordless(), "long": list(range(10_000)), "many": torch.zeros(3), "by": {1: 2, (3, 4): 5}}
+    trainer(package, logger=False, max_epochs=1).fit(Model(**odd), data())
+    said = told(cap)
+    assert said["wordless"].endswith(".Wordless")
+    assert (said["many"], said["by/1"], said["by/(3, 4)"]) == ("tensor([0., 0., 0.])", 2, 5)
+    assert len(said["long"]) == 500
+
+
 def test_each_is_told_once(package: ModuleType, cap: testing.Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[dict[str, Any]] = []
     (run,) = active.running()

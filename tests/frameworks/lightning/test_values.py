@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from tests.frameworks.lightning.training import (
     trainer,
 )
 from tracelet import testing
+from tracelet.optim import BFO
 
 
 def arrived(cap: testing.Captured) -> Given:
@@ -59,6 +61,20 @@ def test_each_value_once(package: ModuleType, cap: testing.Captured, loggers: st
     assert {point.log_dir for point in cap.points()} == {folder}
     last = {point.name: point.value for point in cap.points()}
     assert {name: last[name] for name in ran.logged_metrics} == {n: float(v) for n, v in ran.logged_metrics.items()}
+
+
+def test_what_the_optimizer_tells_is_beside_it(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning steps by a closure, within which it computes the loss and its gradients."""
+    monkeypatch.setenv("TRACELET_OPTIMIZER_EVERY", "1")
+    with testing.capture() as cap:
+        fit(package, logger=csv(package))
+    assert [point for point in arrived(cap) if not point[0].startswith("optim/")] == given(package)
+    losses = [value for name, value, _ in given(package) if name == "train_loss_step"]
+    assert [(point.value, point.step) for point in cap.points("optim/SGD/loss")] == list(
+        zip(losses, range(1, 9), strict=True)
+    )
+    assert [point.step for point in cap.points("optim/SGD/grad_norm")] == list(range(1, 9))
+    assert [(point.value, point.step) for point in cap.points("optim/SGD/lr/0")] == [(0.1, 1)]
 
 
 def test_loggers_have_what_they_have_without_us(package: ModuleType, cap: testing.Captured) -> None:
@@ -302,3 +318,25 @@ def test_loggers_that_come_later_or_are_odd(package: ModuleType, cap: testing.Ca
         trainer(package, logger=odd, max_epochs=1).fit(module(package), data())
         later.log_metrics({"text": "x", "list": [1], "flag": True, "numpy": torch.tensor([2.5]).numpy()[0]}, 1)
     assert arrived(within) == [*later.given[:-4], ("flag", 1.0, 1), ("numpy", 2.5, 1)]
+
+
+def test_population_optimizers_beside(package: ModuleType, cap: testing.Captured) -> None:
+    """What tracelet measures of an optimizer, and what the module logs, once each."""
+
+    class Searching(module_class(package)):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            return BFO(self.parameters(), population_size=3, seed=0)
+
+    logger = keeping(package)
+    trainer(package, logger=[logger, csv(package)], max_epochs=1).fit(Searching(), data())
+    mine = [each for each in arrived(cap) if not each[0].startswith("optim/")]
+    assert mine == logger.given
+    assert [point.step for point in cap.points("optim/BFO/best_fitness")] == [1, 2, 3, 4]
+
+
+def test_a_logger_that_is_a_mock(package: ModuleType, cap: testing.Captured) -> None:
+    """As people's tests have it."""
+    mock = MagicMock(spec=package.loggers.logger.Logger, save_dir=None)
+    trainer(package, logger=mock, max_epochs=1).fit(module(package), data())
+    calls = [call.kwargs for call in mock.log_metrics.call_args_list]
+    assert arrived(cap) == [(name, value, call["step"]) for call in calls for name, value in call["metrics"].items()]
