@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments: the descriptor of the socket.
     """
     _die_with_parent()
-    gc.disable()  # importing an SDK makes a million objects that stay: to look for garbage among them costs a fifth of the start
+    gc.disable()  # an import makes a million objects that stay: to look for garbage among them is a fifth of the start
     os.dup2(2, 1)  # SDKs print; nobody is to read it but the log
     channel = Channel(socket.socket(fileno=int(arguments[0])))
     try:
