@@ -1,7 +1,6 @@
-"""Where torch is listened to: its step hooks, and the few functions that losses, clippings and scalings pass.
+"""torch's step hooks, and how they and the patches go on and come off.
 
-Each entry looks for the run that it belongs to, and does nothing without one. Where torch.compile traces through, it does
-nothing either: what it did would break the graph, or be left out of it.
+Where torch.compile traces through, nothing is done: it would break the graph, or be left out of it.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from tracelet.frameworks.backwards import Closure, Heard
 from tracelet.frameworks.gradients import Clip, Norm, norm_of
 from tracelet.frameworks.optimizer_names import group_names
 from tracelet.frameworks.optimizer_settings import settings
-from tracelet.frameworks.reading import Point, Reader, is_scalar, on_host
+from tracelet.frameworks.reading import Point, Reader
 from tracelet.frameworks.steps import Stepping, here, is_capturing, parameters
+from tracelet.frameworks.tensors import is_scalar, on_host
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
