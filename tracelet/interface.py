@@ -335,7 +335,7 @@ def _adopt_launched(
         run.revise(replace(plan, **changes))
         from tracelet import frameworks, provenance
 
-        if "pytorch" in given:
+        if frameworks.SETTINGS & given:
             frameworks.install_all(run, options)
         if provenance.SETTINGS & given:
             provenance.begin(run, options)

@@ -532,6 +532,18 @@ tell([run.id, run.is_owner, run.name, run.project, run.plan.prefix, run.plan.sto
         assert self.tell(shared, call) == ["script-1200", "set", "always", 9.0]
         assert self.tell(shared, call.replace("project='set'", "run_name='set'"))[0] == "set"
 
+    def test_those_of_frameworks_too(self, shared: Client) -> None:
+        script = """
+from tracelet.settings import TraceletSettings
+run = tracelet.start_logging(settings=TraceletSettings(optimizer_every=7, lightning={"capture": False}))
+tell([run.id, run._frameworks["optimizers"].every, run._frameworks["lightning"].tracking])
+"""
+        done = shared.run(script, TRACELET_RUN_ID=uuid.uuid4().hex, TRACELET_RUN_OWNER="1")
+        assert (done.code, done.err) == (0, "")
+        run_id, every, tracking = done.told
+        assert (every, tracking) == (7, False)
+        until(lambda: not shared.spools(run_id))
+
 
 class TestDisabled:
     @pytest.mark.parametrize("how", ["variable", "settings"])

@@ -17,6 +17,12 @@ def ledger_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that hangs takes all of the time in which it could end by itself: there is next to none of it."""
+    monkeypatch.setattr("tracelet_collector.delivery.berth._GRACE", 0.1)
+
+
+@pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """A tracker that is a file."""
     monkeypatch.setitem(EXPORTERS, "ledger", ENTRY)  # type: ignore[arg-type]

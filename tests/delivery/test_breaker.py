@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from tracelet_collector.delivery import Patience
 from tracelet_collector.delivery.breaker import Breaker
 
@@ -112,6 +113,7 @@ def test_a_paused_run_holds_up_nobody(tmp_path: Path, ledger: Ledger, ledger_pyt
         assert desk.live("bad", "ledger").state == "paused"
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_local_target_that_hangs_gets_a_worker_of_its_own(tmp_path: Path, ledger: Ledger, ledger_python: str) -> None:
     import dataclasses
 

@@ -289,8 +289,8 @@ class TestTrouble:
             assert "SIGABRT" in live.last_error
             assert desk.cursor("r1").lag_points == 5
 
-    def test_a_worker_that_hangs_is_replaced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tracelet_collector.delivery.berth._GRACE", 0.1)  # it takes all of it
+    @pytest.mark.usefixtures("no_grace")
+    def test_a_worker_that_hangs_is_replaced(self, tmp_path: Path) -> None:
         python = _with_mlflow(tmp_path / "hanging", "import time; time.sleep(1000)")
         with Desk(tmp_path / "home", dataclasses.replace(HASTY, export=0.3)) as desk:
             Writer(desk.log, run_spec("r1", "http://127.0.0.1:1", interpreter=str(python))).write(points(5))

@@ -138,8 +138,8 @@ def check_flat(tmp_path: Path, python: str, points: int) -> None:
 
 @pytest.mark.timeout(900)
 def test_memory_stays_flat_while_a_backend_is_dead(tmp_path: Path, ledger_python: str) -> None:
-    """What the dead one lacks, in memory, would be 60 bytes a point at least: four times as much as is allowed."""
-    check_flat(tmp_path, ledger_python, 1_600_000)
+    """What the dead one lacks, in memory, would be 60 bytes a point at least: twice as much as is allowed."""
+    check_flat(tmp_path, ledger_python, 1_000_000)
 
 
 @pytest.mark.torture

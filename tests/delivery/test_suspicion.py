@@ -153,6 +153,7 @@ def points(*names: str) -> list[Metric]:
     return [Metric(name, float(step), step, T0 + step) for step, name in enumerate(names)]
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("how", ["kill", "hang", "break"])
 def test_a_point_that_ends_workers_is_set_aside(tmp_path: Path, ledger: Ledger, ledger_python: str, how: str) -> None:
     import dataclasses

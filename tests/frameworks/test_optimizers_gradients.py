@@ -175,7 +175,7 @@ def test_what_is_not_finite_is_recorded(value: float, home: Path) -> None:
 
 
 def test_clippings_of_what_never_steps_do_not_pile_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracelet.frameworks.optimizer_hooks._MOST", 6)
+    monkeypatch.setattr("tracelet.frameworks.optimizer_patches._MOST", 6)
     with runs.running(home):
         for _ in range(10):
             nn.utils.clip_grad_norm_(weights(*THREE_FOUR), 1.0)

@@ -15,7 +15,7 @@ from torch import nn
 import tracelet
 from tests.support import runs
 from tests.support.optimizing import Reads, found, parameter, series
-from tracelet.frameworks import reading
+from tracelet.frameworks import reading, tensors
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -168,24 +168,24 @@ def test_a_forked_child_has_a_thread_of_its_own(home: Path) -> None:
     ],
 )
 def test_what_is_read_from_memory_is_what_torch_reads(tensor: torch.Tensor) -> None:
-    assert reading.on_host(tensor) == tensor.item() == 2.5
+    assert tensors.on_host(tensor) == tensor.item() == 2.5
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
 def test_whole_numbers_too(dtype: torch.dtype) -> None:
-    assert reading.on_host(torch.tensor([7, 1]).to(dtype)[1]) == 1.0
+    assert tensors.on_host(torch.tensor([7, 1]).to(dtype)[1]) == 1.0
 
 
 def test_what_has_no_memory_has_no_number() -> None:
     seen: list[Any] = []
 
     def looked(x: torch.Tensor) -> torch.Tensor:
-        seen.append(reading.on_host(x))
+        seen.append(tensors.on_host(x))
         return x
 
     torch.func.vmap(looked)(torch.ones(3))
     assert seen == [None]
-    assert not reading.is_scalar(torch.empty((), device="meta"))
+    assert not tensors.is_scalar(torch.empty((), device="meta"))
 
 
 @pytest.mark.parametrize(

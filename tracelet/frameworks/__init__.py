@@ -1,5 +1,5 @@
 """The libraries whose calls are recorded."""
 
-from tracelet.frameworks.table import install_all, uninstall_all
+from tracelet.frameworks.table import SETTINGS, install_all, uninstall_all
 
-__all__ = ["install_all", "uninstall_all"]
+__all__ = ["SETTINGS", "install_all", "uninstall_all"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from tracelet.frameworks.reading import is_plain, is_scalar, on_host
+from tracelet.frameworks.tensors import is_plain, is_scalar, on_host
 
 __all__ = ["Clip", "Norm", "norm_of", "total_norm"]
 

@@ -11,8 +11,9 @@ from tracelet.core.active import current
 from tracelet.core.metrics import MetricType
 from tracelet.core.values import as_float, as_step
 from tracelet.frameworks import tracing
-from tracelet.frameworks.reading import Point, Reader, is_scalar
+from tracelet.frameworks.reading import Point, Reader
 from tracelet.frameworks.steps import is_capturing
+from tracelet.frameworks.tensors import is_scalar
 from tracelet.guard import Guard, say, swallow
 
 __all__ = ["WatchedLosses", "log_terms", "watch_losses"]

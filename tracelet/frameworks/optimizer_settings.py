@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tracelet.frameworks.reading import is_scalar, on_host
+from tracelet.frameworks.tensors import is_scalar, on_host
 
 __all__ = ["settings"]
 

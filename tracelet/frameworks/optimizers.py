@@ -18,9 +18,10 @@ from tracelet.frameworks.base import Framework
 from tracelet.frameworks.hearing import Hearing
 from tracelet.frameworks.optimizer_hooks import Hooks
 from tracelet.frameworks.optimizer_names import ByObject, Names
-from tracelet.frameworks.reading import Reader, is_scalar
+from tracelet.frameworks.reading import Reader
 from tracelet.frameworks.scaling import unscaled
 from tracelet.frameworks.steps import Stepping, here, is_capturing
+from tracelet.frameworks.tensors import is_scalar
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.core.metrics import MetaValue, MetricType
-from tracelet.core.values import as_float
 from tracelet.frameworks.backwards import Closure, Heard
 from tracelet.frameworks.gradients import Clip, Norm, norm_of
 from tracelet.frameworks.optimizer_names import group_names
 from tracelet.frameworks.optimizer_settings import settings
-from tracelet.frameworks.reading import Point, Reader, is_scalar, on_host
+from tracelet.frameworks.rates import Group, changed
+from tracelet.frameworks.reading import Point, Reader
 from tracelet.frameworks.steps import Stepping, here, is_capturing, parameters
+from tracelet.frameworks.tensors import is_scalar, on_host
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["EVERY", "Listener"]
 
 EVERY: Final = 50
-_RATES: Final[Mapping[str, MetricType]] = {"lr": MetricType.LEARNING_RATE, "weight_decay": MetricType.SCALAR}
-
-
-class _Group:
-    """The rates of a param group, as they were seen and recorded."""
-
-    __slots__ = ("in_tensors", "lr", "number", "told", "weight_decay")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.lr: Any = None
-        self.weight_decay: Any = None
-        self.in_tensors = False
-        self.told: dict[str, float] = {}
 
 
 class Listener:
@@ -78,7 +64,7 @@ class Listener:
         self.due = self.updates % every == 0
         self._next = self.updates - self.updates % every + every
         self._seen_parameters: tuple[Any, set[int]] = (None, set())
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
         self._group_names: list[str] = []
         self._skipped = 0
         self._loss: Any = None
@@ -133,7 +119,7 @@ class Listener:
         points: list[Point] = []
         if len(groups) != len(self._groups):
             self._meet_groups(optimizer)
-        self._compare(groups, points)
+        points += changed(groups, self._groups, self._group_names, self.due, self._point)
         if self.due:
             self.due = False
             self._measure(optimizer, self._take_loss(), points)
@@ -188,30 +174,8 @@ class Listener:
         self._meet(optimizer)
         groups = optimizer.param_groups
         known = self._groups[: len(groups)]
-        self._groups = known + [_Group(number) for number in range(len(known), len(groups))]
+        self._groups = known + [Group(number) for number in range(len(known), len(groups))]
         self._group_names = group_names(groups)
-
-    def _compare(self, groups: list[dict[str, Any]], points: list[Point]) -> None:
-        """Record the rates that are others than when they were recorded last; those in tensors, when the step is recorded."""
-        for group, seen, name in zip(groups, self._groups, self._group_names, strict=True):
-            lr, weight_decay = group.get("lr"), group.get("weight_decay")
-            if lr is seen.lr and weight_decay is seen.weight_decay and not seen.in_tensors:
-                continue
-            seen.lr, seen.weight_decay = lr, weight_decay
-            seen.in_tensors = any(hasattr(value, "data_ptr") for value in (seen.lr, seen.weight_decay))
-            for rate, value in (("lr", seen.lr), ("weight_decay", seen.weight_decay)):
-                if value is None or isinstance(value, str):
-                    continue
-                if not hasattr(value, "data_ptr"):
-                    value = as_float(value)
-                    if seen.told.get(rate) == value:
-                        continue
-                    seen.told[rate] = value
-                    points.append(self._point(f"{rate}/{name}", value, _RATES[rate]))
-                elif (self.due or rate not in seen.told) and is_scalar(value):
-                    judge = _on_change(seen.told, rate)
-                    seen.told.setdefault(rate, math.nan)
-                    points.append(self._point(f"{rate}/{name}", value.detach(), _RATES[rate], judge=judge))
 
     def _measure(self, optimizer: Any, heard: Heard | None, points: list[Point]) -> None:
         loss, norm = self._loss, self._norm
@@ -246,16 +210,6 @@ class Listener:
             return float(missing)
 
         points.append(self._point("skipped_steps", count.detach(), MetricType.SCALAR, judge=judge))
-
-
-def _on_change(told: dict[str, float], rate: str) -> Callable[[float], float | None]:
-    def judge(value: float) -> float | None:
-        if told.get(rate) == value:
-            return None
-        told[rate] = value
-        return value
-
-    return judge
 
 
 def _own_count(optimizer: Any) -> Any:

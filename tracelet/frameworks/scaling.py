@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from tracelet.frameworks.reading import is_plain
+from tracelet.frameworks.tensors import is_plain
 
 __all__ = ["Scaled", "of_scaling", "scaled_by", "unscaled"]
 

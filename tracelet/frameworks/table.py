@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracelet.core.options import Options
     from tracelet.frameworks.base import Framework
 
-__all__ = ["FRAMEWORKS", "install_all", "uninstall_all"]
+__all__ = ["FRAMEWORKS", "SETTINGS", "install_all", "uninstall_all"]
 
 # identifier -> our module, its class
 FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -25,6 +25,10 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
+# What a run's settings say about them.
+SETTINGS: Final = frozenset(
+    {"pytorch", "lightning", "capture_artifacts", "optimizer_every", "optimizer_status", "optimizer_histogram_every"}
+)
 
 
 def install_all(experiment: Experiment, options: Options) -> None:

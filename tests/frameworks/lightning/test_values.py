@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+import tracelet
 from tests.frameworks.lightning.training import (
     Given,
     csv_rows,
@@ -27,7 +28,11 @@ from tests.frameworks.lightning.training import (
     trainer,
 )
 from tracelet import testing
+from tracelet.frameworks import table
 from tracelet.optim import BFO
+from tracelet.settings import TraceletSettings
+
+FRAMEWORKS = table.FRAMEWORKS  # all of them
 
 
 def arrived(cap: testing.Captured) -> Given:
@@ -63,16 +68,17 @@ def test_each_value_once(package: ModuleType, cap: testing.Captured, loggers: st
     assert {name: last[name] for name in ran.logged_metrics} == {n: float(v) for n, v in ran.logged_metrics.items()}
 
 
-def test_what_the_optimizer_tells_is_beside_it(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_optimizer_tells_is_beside_it(
+    package: ModuleType, cap: testing.Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lightning steps by a closure, within which it computes the loss and its gradients."""
-    monkeypatch.setenv("TRACELET_OPTIMIZER_EVERY", "1")
-    with testing.capture() as cap:
+    monkeypatch.setattr(table, "FRAMEWORKS", FRAMEWORKS)
+    with tracelet.start_logging(settings=TraceletSettings(optimizer_every=1)):
         fit(package, logger=csv(package))
     assert [point for point in arrived(cap) if not point[0].startswith("optim/")] == given(package)
     losses = [value for name, value, _ in given(package) if name == "train_loss_step"]
-    assert [(point.value, point.step) for point in cap.points("optim/SGD/loss")] == list(
-        zip(losses, range(1, 9), strict=True)
-    )
+    assert [point.value for point in cap.points("optim/SGD/loss")] == losses
+    assert [point.step for point in cap.points("optim/SGD/loss")] == list(range(1, 9))
     assert [point.step for point in cap.points("optim/SGD/grad_norm")] == list(range(1, 9))
     assert [(point.value, point.step) for point in cap.points("optim/SGD/lr/0")] == [(0.1, 1)]
 
@@ -320,8 +326,12 @@ def test_loggers_that_come_later_or_are_odd(package: ModuleType, cap: testing.Ca
     assert arrived(within) == [*later.given[:-4], ("flag", 1.0, 1), ("numpy", 2.5, 1)]
 
 
-def test_population_optimizers_beside(package: ModuleType, cap: testing.Captured) -> None:
+def test_population_optimizers_beside(
+    package: ModuleType, cap: testing.Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What tracelet measures of an optimizer, and what the module logs, once each."""
+    monkeypatch.setattr(table, "FRAMEWORKS", FRAMEWORKS)
+    tracelet.start_logging()
 
     class Searching(module_class(package)):  # type: ignore[misc]
         def configure_optimizers(self) -> Any:
