@@ -243,14 +243,14 @@ def test_the_page_shares_a_population(folder: Path) -> None:
 # -- Custom training loops
 
 
-def test_mixed_precision() -> None:
+def test_mixed_precision(cap: Captured) -> None:
     names = run_inside(block(6, FOLDER))
     types = set()
     names["model"].register_forward_hook(lambda model, inputs, output: types.add(output.dtype))
-    for _ in range(10):
-        loss = names["optimizer"].step(names["amp_closure"])
-    assert loss < names["loss"] < names["start"]
+    losses = [names["loss"]] + [names["optimizer"].step(names["amp_closure"]) for _ in range(10)]
+    assert losses[-1] < losses[0] < names["start"]
     assert types == {torch.bfloat16}
+    assert arrived(cap, "optim/")["optim/HybridBFO/loss"] == list(enumerate(losses, 1))
 
 
 def test_unscaling_in_a_closure_fails() -> None:
