@@ -420,7 +420,7 @@ def test_gan(package: str, cap: Captured, folder: Path) -> None:
     written = in_event_files(folder)
     assert arrived(cap) == written
     # As they were made: the generator's, the discriminator's. Each has its own loss, and counts its steps from 1.
-    for optimizer, loss in (("Adam.0", "g_loss"), ("Adam.1", "d_loss")):
+    for optimizer, loss in (("generator.Adam", "g_loss"), ("discriminator.Adam", "d_loss")):
         measured = arrived(cap, f"optim/{optimizer}/")
         assert measured[f"optim/{optimizer}/loss"] == [(step + 1, value) for step, value in written[loss]]
         assert measured[f"optim/{optimizer}/lr/0"] == [(1, 1e-4)]

@@ -29,11 +29,17 @@ def places(library: Library) -> list[Place]:
             note_arguments(trainer, args, kwargs)
             meet(library, trainer)
 
-    def trying_out(trainer: Any) -> bool:
+    def trying_out(trainer: Any, model: Any = None, *_: Any, **__: Any) -> bool:
         meet(library, trainer)
-        return bool(getattr(trainer, "fast_dev_run", False))
+        if getattr(trainer, "fast_dev_run", False):
+            return True
+        run = active.current()
+        optimizers = None if run is None else run._frameworks.get("optimizers")
+        if optimizers is not None and optimizers.tracking and model is not None:
+            optimizers.know(model)
+        return False
 
-    always = _muted_while(library, lambda _: True)
+    always = _muted_while(library, lambda *_, **__: True)
     return [
         Place(".trainer.trainer", "Trainer", "__init__", after("meeting a Trainer", constructed)),
         Place(".trainer.trainer", "Trainer", "_run", _muted_while(library, trying_out)),
@@ -42,7 +48,7 @@ def places(library: Library) -> list[Place]:
     ]
 
 
-def _muted_while(library: Library, tries: Callable[[Any], bool]) -> Callable[[Switch], Wrapper]:
+def _muted_while(library: Library, tries: Callable[..., bool]) -> Callable[[Switch], Wrapper]:
     def build(switch: Switch) -> Wrapper:
         def wrapper(
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -50,7 +56,7 @@ def _muted_while(library: Library, tries: Callable[[Any], bool]) -> Callable[[Sw
             mute = False
             if switch.on:
                 try:
-                    mute = library.of_run() is not None and tries(instance)
+                    mute = library.of_run() is not None and tries(instance, *args, **kwargs)
                 except Exception as error:
                     swallow("seeing whether Lightning only tries the script out", error)
             if not mute:

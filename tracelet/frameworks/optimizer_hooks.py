@@ -76,9 +76,10 @@ class Hooks:
 
     def install(self, torch: ModuleType) -> None:
         """Put them on; when they are on, do nothing."""
+        if (module := sys.modules.get("torch.optim.optimizer")) is None:
+            return  # torch imports it: this is another module of that name
         tracing.know(torch)
         if not self._handles:
-            module = importlib.import_module("torch.optim.optimizer")
             self._handles = [
                 module.register_optimizer_step_pre_hook(_before_step),
                 module.register_optimizer_step_post_hook(_after_step),

@@ -53,6 +53,13 @@ class Names:
         # In the order of their making; none that is gone without a name.
         self._of_class: dict[str, dict[_Met, None]] = {}
         self._taken: dict[str, None] = {}
+        self._modules = ByObject[str]()  # of parameters: the first part of their names
+
+    def know(self, module: Any) -> None:
+        """Know what the parameters of a whole model are called, for optimizers that are given them without names."""
+        for name, parameter in module.named_parameters():
+            first, dot, _ = name.partition(".")
+            self._modules.put(parameter, first if dot else "")
 
     def met(self, optimizer: Any) -> _Met:
         """Know an optimizer among those of its class."""
@@ -70,7 +77,7 @@ class Names:
         of_class.setdefault(mine, None)  # it may have become of another class
         known = list(of_class)
         names = [kind] if known == [mine] else []
-        if not names and (prefix := _prefix(optimizer)):
+        if not names and (prefix := self._prefix(optimizer)):
             names.append(f"{prefix}.{kind}")
         numbered = (f"{kind}.{number}" for number in count(known.index(mine)))
         name = next(name for name in chain(names, numbered) if name not in self._taken)
@@ -78,12 +85,14 @@ class Names:
         mine.named = True
         return name
 
-
-def _prefix(optimizer: Any) -> str:
-    """The module that all parameters of an optimizer are in, where it was given their names."""
-    names = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
-    first = {name.partition(".")[0] for name in names if "." in name}
-    return first.pop() if len(first) == 1 and all("." in name for name in names) else ""
+    def _prefix(self, optimizer: Any) -> str:
+        """The module that all parameters of an optimizer are in, where their names are known."""
+        named = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
+        firsts = {first if dot else "" for first, dot, _ in (name.partition(".") for name in named)}
+        if not named:
+            parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            firsts = {self._modules.get(parameter) or "" for parameter in parameters}
+        return firsts.pop() if len(firsts) == 1 else ""
 
 
 def group_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -117,6 +117,10 @@ class OptimizersFramework(Framework):
         """There is an optimizer."""
         self._names.met(optimizer)
 
+    def know(self, module: Any) -> None:
+        """There is a model whose parameters' names tell its optimizers apart."""
+        self._names.know(module)
+
     def searched(self, optimizer: Any) -> None:
         """A population optimizer's step returned: record it, if it was one."""
         heard = optimizer._heard()

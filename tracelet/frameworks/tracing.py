@@ -18,4 +18,4 @@ is_tracing: Callable[[], bool] = _never
 def know(torch: ModuleType) -> None:
     """Ask torch from now on, by the function that torch.compile takes for a constant."""
     global is_tracing
-    is_tracing = torch.compiler.is_dynamo_compiling
+    is_tracing = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _never)
