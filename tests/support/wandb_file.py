@@ -16,6 +16,8 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
+    if len(data) < HEADER.size:
+        return  # it is just being made
     begin, _, version = HEADER.unpack_from(data)
     assert (begin, version) == (b":W&B", 0)
     at, parts = HEADER.size, []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tracelet.core import contents
+from tracelet.core import contents, tables
 from tracelet.core.contents import Content, Missing
 from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.values import as_step
@@ -21,7 +21,7 @@ from tracelet.frameworks.lightning_metrics import log_dir_beside
 from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import say, swallow
 
-__all__ = ["audio_of", "image_of", "places", "table_of", "video_of"]
+__all__ = ["audio_of", "image_of", "places", "video_of"]
 
 Library = type[LightningBase]
 
@@ -35,7 +35,7 @@ def places(library: Library) -> list[Place]:
         "log_image": (MetricType.IMAGE, _with_captions(image_of)),
         "log_audio": (MetricType.AUDIO, _with_captions(audio_of, "sample_rate")),
         "log_video": (MetricType.VIDEO, _with_captions(video_of, "fps")),
-        "log_table": (MetricType.TEXT, _table),  # `log_text` calls it
+        "log_table": (MetricType.TABLE, _table),  # `log_text` calls it
     }
     return [
         Place(".loggers.wandb", "WandbLogger", name, _recording(library, name, kind, make))
@@ -155,28 +155,4 @@ def _file(given: Any) -> Content | None:
 def _table(
     columns: Sequence[Any] | None = None, data: Iterable[Sequence[Any]] | None = None, dataframe: Any = None
 ) -> Iterator[Content]:
-    yield contents.text(table_of(columns, data, dataframe))
-
-
-def table_of(columns: Sequence[Any] | None, data: Iterable[Sequence[Any]] | None, dataframe: Any = None) -> str:
-    """A table in Markdown.
-
-    Args:
-        columns: names of the columns; None numbers them.
-        data: its rows.
-        dataframe: a pandas DataFrame instead of both.
-    """
-    if dataframe is not None:
-        columns, data = list(dataframe.columns), dataframe.itertuples(index=False)
-    rows = [[_cell(each) for each in row] for row in data or ()]
-    width = max([len(row) for row in rows] or [0])
-    head = [_cell(name) for name in (columns if columns is not None else range(width))]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    kind: Any = type(value)
-    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
-        value = kind.__name__  # an image, say
-    return " ".join(str(value).replace("|", "\\|").split())
+    yield tables.table(list(data or ()) if dataframe is None else dataframe, columns, "of WandbLogger")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ def _wandb_is_offline_and_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture(autouse=True, scope="module")
 def _wandb_core_ends() -> Iterator[None]:
+    wandb.teardown()  # it keeps the settings that another test began it with
     yield
     wandb.teardown()
 
@@ -116,14 +118,14 @@ def test_media_of_wandbs_logger(package: ModuleType, cap: testing.Captured) -> N
         ("three/2", "image", 0, "image/png"),
         ("sound", "audio", 4, "audio/wav"),
         ("film", "video", 5, "image/gif"),
-        ("table", "text", 6, "text/plain"),
-        ("words", "text", 0, "text/plain"),
+        ("table", "table", 6, "application/json"),
+        ("words", "table", 0, "application/json"),
     ]
     assert [cap.media(f"three/{n}")[0].metadata["caption"] for n in range(3)] == ["a", "b", "c"]
     pictures = {each.content for each in cap.media() if each.kind == "image"}
     assert len(pictures) == 2  # grey as such, and in three channels: Pillow tells them apart
     (table,) = cap.media("table")
-    assert table.content == b"| a | b |\n| --- | --- |\n| 1 | x\\|y |\n| 2 | None |\n"
+    assert json.loads(table.content) == {"columns": ["a", "b"], "data": [[1, "x|y"], [2, None]]}
     assert cap.media("sound")[0].metadata == {"sample_rate": 8000, "frames": 100}
     assert cap.media("film")[0].content == b"GIF89a"
     assert not [name for name in cap.names if name in ("one", "three", "sound", "film", "table", "words")]
