@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,27 @@ def test_it_is_live(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert log(home) == "one\ntwo\n"
         paths = [record.path for record in records(home) if isinstance(record, Artifact)]
         assert paths == ["console/0001.log"] * 2, "nothing is told again that has not changed"
+
+
+def test_much_that_is_printed_at_once(home: Path, tmp_path: Path) -> None:
+    with streams(tmp_path):
+        with gathered(home, console=True):
+            for number in range(40_000):
+                print(number)
+        assert log(home) == "".join(f"{number}\n" for number in range(40_000))
+
+
+def test_more_than_can_wait_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_MOST_WAITING", 100)
+    monkeypatch.setattr(console.Console, "start", lambda self: None)
+    with streams(tmp_path):
+        with gathered(home, console=True):
+            for number in range(200):
+                sys.stdout.write(f"{number}\n")
+        assert log(home) == "".join(f"{number}\n" for number in range(100, 200))
+    assert "more is printed than can be kept" in (tmp_path / "err").read_text() + capfd.readouterr().err
 
 
 def test_logging_handlers_and_whoever_holds_the_stream(home: Path, tmp_path: Path) -> None:
@@ -247,6 +269,17 @@ def test_threads(home: Path, tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
         assert sorted(log(home).splitlines()) == sorted(f"{n}-{i}" for n in range(4) for i in range(200))
+
+
+def test_a_stream_that_is_done_with_is_not_held(home: Path, tmp_path: Path) -> None:
+    with (tmp_path / "err").open("w") as err, contextlib.redirect_stderr(err):
+        out = (tmp_path / "out").open("w")
+        with contextlib.redirect_stdout(out), gathered(home, console=True):
+            print("one")
+    gone = weakref.ref(out)
+    del out  # which flushes it
+    assert gone() is None
+    assert (tmp_path / "out").read_text() == "one\n"
 
 
 def test_it_is_opt_in(home: Path, tmp_path: Path) -> None:

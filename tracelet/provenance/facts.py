@@ -25,6 +25,7 @@ __all__ = [
     "environment",
     "host",
     "of_command",
+    "of_main",
     "packages",
     "quoted",
     "script",
@@ -61,6 +62,7 @@ ENVIRONMENT: Final = (
 )
 _FIELD: Final = re.compile(r"^(Name|Version):[ \t]*(.+?)\s*$", re.MULTILINE)
 _command: list[str] = []
+_main: list[str] = []
 
 
 def of_command(words: Sequence[str]) -> None:
@@ -68,20 +70,25 @@ def of_command(words: Sequence[str]) -> None:
     _command[:] = words
 
 
+def of_main(path: str | None) -> None:
+    """The main module's file, if it has one: at the script's end Python forgets it."""
+    _main[:] = [path] if path else []
+
+
 def command_line() -> list[str]:
     """The command line, as it was typed, without secrets; the interpreter's own path is shortened to its name."""
     if _command:
         return redacted_arguments(_command)
-    words = list(getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv])
+    words = list(map(str, getattr(sys, "orig_argv", None) or [sys.executable, *getattr(sys, "argv", ())]))
     return redacted_arguments([os.path.basename(words[0]), *words[1:]]) if words else []
 
 
-def command() -> bytes:
-    """The command line and how the interpreter was started, as JSON."""
+def command(directory: str) -> bytes:
+    """The command line and how the interpreter was started, in which directory, as JSON."""
     flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if _is_flag(name)}
     said: dict[str, Any] = {
         "arguments": command_line(),
-        "directory": _said(os.getcwd),
+        "directory": redacted_text(directory),
         "executable": sys.executable,
         "flags": {name: value for name, value in flags.items() if value not in (0, False)},
         "warnings": sys.warnoptions,
@@ -91,12 +98,12 @@ def command() -> bytes:
 
 def script_path() -> str:
     """The script, absolute; of a program that came with a package, or is no Python, the file that it was given; or empty."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    words = _command or sys.argv
+    path = getattr(sys.modules.get("__main__"), "__file__", None) or next(iter(_main), None)
+    words = _command or [str(word) for word in getattr(sys, "argv", ())]
     if _command or (isinstance(path, str) and _is_installed(path)):
         path = next((word for word in words[1:] if word.endswith((".py", ".sh")) and os.path.isfile(word)), None)
     with suppress(OSError):
-        return os.path.abspath(path) if isinstance(path, str) else ""
+        return os.path.abspath(path) if isinstance(path, str) and not path.startswith("<") else ""
     return ""
 
 
@@ -133,7 +140,7 @@ def host() -> Mapping[str, str]:
     said = {
         "host.name": _said(socket.gethostname),
         "user.name": _said(_user),
-        "python.version": platform.python_version(),
+        "python.version": _said(_python),
         "os": _said(_system),
         "cpu": _said(_cpu),
     }
@@ -160,6 +167,10 @@ def packages() -> bytes:
 
 def _is_flag(name: str) -> bool:
     return not name.startswith(("_", "n_")) and name not in ("count", "index")
+
+
+def _python() -> str:
+    return platform.python_version()  # a file of the user's may have that module's name
 
 
 def _user() -> str:

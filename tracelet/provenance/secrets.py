@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -20,7 +21,7 @@ __all__ = [
     "KeyBlocks",
     "is_secret",
     "learn",
-    "learn_environment",
+    "learn_surroundings",
     "redacted_arguments",
     "redacted_params",
     "redacted_text",
@@ -120,6 +121,7 @@ _BEARER: Final = re.compile(r"\b(Bearer\s+)(?=[\w.~+/-]*[\d.~+/_-]|\w{20})[\w.~+
 _AUTHORIZATION: Final = re.compile(
     r"(\bauthorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?)(?:\w+[ \t]+)?[^\s\"',}]+", re.IGNORECASE
 )
+_COOKIE: Final = re.compile(r"(\bcookie[\"']?\s{0,4}:\s{0,4}[\"']?)(?=[^\s\"'=]{1,80}=)[^\n\"']+", re.IGNORECASE)
 # In a URL: user and password before the host; a single word likewise, where it is no login name of ssh.
 _USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^/\s@\"'<>]+)@")
 _KEY_BLOCK: Final = re.compile(
@@ -128,7 +130,7 @@ _KEY_BLOCK: Final = re.compile(
 )
 # name = value, where the value is written out: quoted, or a single word at the end of its line.
 _NAME: Final = r"(?P<name>[A-Za-z_][\w.-]{0,80})"
-_VALUE: Final = r"(?P<quote>[\"'])(?P<value>(?:\\.|(?!(?P=quote))[^\\\n])+)(?P=quote)"
+_VALUE: Final = r"(?P<quote>\"\"\"|'''|[\"'])(?P<value>(?:\\.|(?!(?P=quote))[^\\\n])+)(?P=quote)"
 _QUOTED: Final = re.compile(
     rf"(?<![\w.-]){_NAME}[\"'\]]{{0,2}}\s{{0,4}}(?::\s{{0,4}}\w[\w\[\]., |]{{0,40}}=|[:=]>?)\s{{0,4}}[rbfu]{{0,2}}{_VALUE}"
 )
@@ -140,11 +142,32 @@ _LINE: Final = re.compile(
     r"(?P<value>[^\s\"'(){}\[\],;#]+)(?=\s*[,;]?\s*(?:#.*)?$)",
     re.MULTILINE,
 )
+# A default, of an option (`add_argument("--token", default="…")`) or of a field (`token: str = Field("…")`).
+_DEFAULT: Final = re.compile(
+    rf"(?P<mark>[\"'])(?:--)?{_NAME}(?P=mark)(?:[^\"'\n]|[\"'][^\"'\n]{{0,80}}[\"']){{0,20}}?"
+    rf",\s{{0,40}}(?:[+-]\s{{0,40}})?default\s{{0,4}}=\s{{0,4}}[rbfu]{{0,2}}{_VALUE}"
+)
+_FIELD: Final = re.compile(
+    rf"(?<![\w.-]){_NAME}\s{{0,4}}:\s{{0,4}}\w[\w\[\]., |]{{0,40}}=\s{{0,4}}"
+    rf"[\w.]{{1,40}}\(\s{{0,4}}(?:default\s{{0,4}}=\s{{0,4}})?[rbfu]{{0,2}}{_VALUE}"
+)
+# In front of a command of a shell's: `HF_TOKEN=… python train.py`.
+_SHELL: Final = re.compile(
+    r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{1,80})=(?P<value>[^\s\"'(){}\[\],;&|$]+)(?=[ \t]+[\w./])"
+)
+# In a list of words: one that has both ("token=…", "X-Api-Key: …"), or an option and the word after it ("--token", "…").
+_ENTRY: Final = re.compile(
+    rf"(?P<quote>[\"'])[-+~]{{0,2}}{_NAME}(?:=|:\s{{0,4}})(?![%<$])(?P<value>[^\s\"'{{}}\[\]()]+)(?P=quote)"
+)
+_NEXT: Final = re.compile(
+    rf"(?P<mark>[\"'])--?{_NAME}(?P=mark)\s{{0,4}},\s{{0,40}}(?:[+-]\s{{0,40}})?[rbfu]{{0,2}}(?![\"']-){_VALUE}"
+)
 _TYPES: Final = _set("int str float bool bytes any path object")
 # In a command line: anywhere, and up to the next blank.
 _INLINE: Final = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}(?P<value>[^\s,;&{{}}\[\]()\"']+)")
 # An option in the middle of a text: in a shell's script, or what `sh -c` is given.
 _OPTION: Final = re.compile(r"(?<![\w-])--(?P<name>[A-Za-z][\w.-]{0,80})[ \t]+(?![-|&;])[\"']?(?P<value>[^\s\"';|&]+)")
+_IN_TEXTS: Final = (_QUOTED, _CALL, _LINE, _OPTION, _ENTRY, _NEXT, _DEFAULT, _FIELD, _SHELL)
 _HEADER: Final = re.compile(r"(?P<name>[A-Za-z][\w-]{0,60}):\s{1,4}(?P<value>\S.*)")
 _QUERY: Final = re.compile(r"[?&;](?P<name>[\w.-]{1,80})=(?P<value>[^&;\s\"'#]+)")
 _QUERY_NAMES: Final = re.compile(r"sig|signature|x-amz-(signature|credential|security-token)|key", re.IGNORECASE)
@@ -166,9 +189,10 @@ def learn(values: Iterable[str]) -> None:
             _known[value] = None
 
 
-def learn_environment() -> None:
-    """Hide the values of this process's secret variables wherever they turn up."""
+def learn_surroundings() -> None:
+    """Hide the values of this process's secret variables, and of its command line's, wherever they turn up."""
     learn(os.environ.get(name, "") for name in list(os.environ) if is_secret(name))
+    redacted_arguments([str(word) for word in getattr(sys, "orig_argv", None) or ()])
 
 
 def redacted_text(text: str) -> str:
@@ -195,8 +219,8 @@ def _redacted(text: str) -> str:
     text = _FORMS.sub(MARK, text)
     if _MAY_NAME.search(text):
         text = _BEARER.sub(rf"\g<1>{MARK}", _LOGIN.sub(rf"\g<1>{MARK}", text))
-        text = _AUTHORIZATION.sub(rf"\g<1>{MARK}", text)
-        for pattern in (_QUOTED, _CALL, _LINE, _OPTION):
+        text = _COOKIE.sub(rf"\g<1>{MARK}", _AUTHORIZATION.sub(rf"\g<1>{MARK}", text))
+        for pattern in _IN_TEXTS:
             text = pattern.sub(_replaced, text)
     for value in list(_known):
         if value in text:
