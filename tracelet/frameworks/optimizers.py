@@ -114,8 +114,10 @@ class OptimizersFramework(Framework):
     # -- what the hooks call
 
     def met(self, optimizer: Any) -> None:
-        """There is an optimizer."""
+        """There is an optimizer, whose first step is recorded."""
         self._names.met(optimizer)
+        if not _is_population(type(optimizer)):
+            self._hearing.met()
 
     def searched(self, optimizer: Any) -> None:
         """A population optimizer's step returned: record it, if it was one."""
