@@ -265,13 +265,13 @@ def test_bad_terms_cost_a_line_each(
     monkeypatch.delenv("TRACELET_RAISE_INTERNAL")
     with runs.running(home):
         for _ in range(2):
-            tracelet.log_terms({"words": "low", "good": 1.0, "many": torch.ones(2), "none": None})
+            tracelet.log_terms({"words": "low", "huge": 10**400, "good": 1.0, "many": torch.ones(2), "none": None})
             tracelet.log_terms(3)  # type: ignore[arg-type]
             tracelet.log_terms({"a": 1.0}, step="soon")
     assert series(home) == {"loss/good": [(0, 1.0), (1, 1.0)]}
     said = capfd.readouterr()
-    assert (said.err.count("is no number"), said.err.count("recording the terms of a loss failed")) == (3, 1)
-    assert (said.err.count("\n"), said.out) == (4, "")
+    assert (said.err.count("is no number"), said.err.count("recording the terms of a loss failed")) == (4, 1)
+    assert (said.err.count("\n"), said.out) == (5, "")
 
 
 def test_without_a_run_nothing_happens(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,7 @@ def _detached(value: Any) -> Any:
         return value.detach().clone() if is_scalar(value) and not is_capturing(value) else None
     try:
         return as_float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
