@@ -248,6 +248,18 @@ def test_a_loss_of_before_the_run_is_not_the_runs(home: Path) -> None:
     assert "optim/SGD/loss" not in found(home, run.id)
 
 
+def test_an_optimizer_that_is_gone_is_not_waited_for(home: Path) -> None:
+    backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+    with runs.running(home):
+        for steps in (50, 20):
+            mine = weight()
+            optimizer = torch.optim.SGD([mine], lr=0.1)
+            for _ in range(steps):
+                mine.sum().backward()
+                optimizer.step()
+        assert torch.autograd._engine_run_backward is backward  # type: ignore[attr-defined]
+
+
 def test_losses_that_are_no_numbers_arrive_as_they_are(home: Path) -> None:
     with runs.running(home, optimizer_every=1):
         mine = weight()

@@ -201,6 +201,7 @@ class OptimizersFramework(Framework):
         def forget(gone: weakref.ref[Any]) -> None:
             if (other := known.get(key)) is not None and other.optimizer is gone:
                 del known[key]
+                other.due = False
 
         reference = weakref.ref(optimizer, forget)
         if _is_population(type(optimizer)):

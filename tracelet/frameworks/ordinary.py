@@ -223,7 +223,8 @@ def _own_count(optimizer: Any) -> Any:
         if number == 10:
             break
     groups = optimizer.param_groups
-    return groups[0].get("step") if groups else None
+    count, first = groups[0].get("step") if groups else None, optimizer.defaults.get("step")
+    return count - first if isinstance(count, int) and isinstance(first, int) else count  # some begin to count at 1
 
 
 def _steps_before(optimizer: Any) -> int:
