@@ -229,6 +229,25 @@ def test_a_compiled_criterion_goes_on(home: Path) -> None:
     assert found(home, run.id) == {}
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_criterion_is_traced_as_without_us(home: Path) -> None:
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = (x - y).square().mean()
+        tracelet.log_terms({"loss": loss})
+        return loss
+
+    def traced(each: Any) -> list[str]:
+        return [node.kind() for node in torch.jit.trace(each, (x, y)).inlined_graph.nodes()]
+
+    plain = [traced(Vae()), traced(step)]
+    with runs.running(home):
+        criterion = Vae()
+        tracelet.watch_losses(criterion)
+        assert [traced(criterion), traced(step)] == plain
+
+
 @pytest.mark.parametrize("criterion", [nn.functional.mse_loss, None, nn.MSELoss])
 def test_what_is_no_module_is_refused(criterion: Any) -> None:
     with pytest.raises(TypeError, match=r"a criterion is a torch.nn.Module"):
