@@ -70,6 +70,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.interface",
         "tracelet.lifetime",
     ),
+    # It sees the exception by which Lightning ends a process that was told to end.
+    "tracelet.frameworks.lightning_events": (
+        "tracelet.frameworks",
+        "tracelet.core",
+        "tracelet.guard",
+        "tracelet.exits",
+    ),
     "tracelet_collector": (
         "tracelet.spoolfile",
         "tracelet.proto",

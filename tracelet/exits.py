@@ -3,8 +3,8 @@
 No excepthook and no signal handler: other tools chain theirs, and a Python handler delays a signal. A run *failed* when an
 uncaught exception was printed (`sys.last_value`), one was under way when the run was stopped, or a non-zero code went through
 `sys.exit`; under `tracelet run` its runner sees every code and notes it here. A code that is given while an interrupt is being
-handled says that the run was *killed*, as the interrupt would. A process that dies by a signal says nothing:
-the collector finds its spool unlocked.
+handled says that the run was *killed*, as the interrupt would, and so does what Lightning leaves by after SIGTERM. A process
+that dies by a signal says nothing: the collector finds its spool unlocked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,19 @@ from typing import Any, Final, NoReturn, cast
 from tracelet.core.metrics import RunStatus
 from tracelet.guard import swallow
 
-__all__ = ["install", "keep_interrupt", "note", "of_exception", "outcome", "under_way", "uninstall"]
+__all__ = [
+    "install",
+    "is_terminated",
+    "keep_interrupt",
+    "note",
+    "of_exception",
+    "outcome",
+    "passes",
+    "under_way",
+    "uninstall",
+]
+
+_TERMINATED: Final = "SIGTERMException"  # Lightning's, a SystemExit of code 0
 
 _MOST_WORDS: Final = 500  # of an exception
 
@@ -66,6 +78,8 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
     """How a run ends that an exception ends: interrupted or cancelled is *killed*, a non-zero exit code or others *failed*."""
     if isinstance(error, GeneratorExit):
         return RunStatus.FINISHED, ""
+    if is_terminated(error):
+        return RunStatus.KILLED, "SIGTERM"
     if isinstance(error, SystemExit):
         code = _exit_code(error.code)
         if code and (cause := _interrupt_behind(error)) is not None:
@@ -92,6 +106,26 @@ def _told(said: str) -> str:
     except Exception as error:  # at the very end nothing can be imported
         swallow("telling why the run ended", error)
         return kind
+
+
+def is_terminated(error: BaseException) -> bool:
+    """Whether an exception says that the process was told to end, by SIGTERM, and does so gracefully, with code 0."""
+    return isinstance(error, SystemExit) and type(error).__name__ == _TERMINATED
+
+
+def passes(error: SystemExit) -> object:
+    """Note how the process ends that a SystemExit leaves, where its code does not say it.
+
+    Returns:
+        What the caller keeps in its frame: it goes with the exception, and what was noted with it, when the script catches it.
+    """
+    global _passing
+    if not _enabled or not is_terminated(error) or threading.current_thread() is not threading.main_thread():
+        return None
+    note(-signal.SIGTERM, "SIGTERM")
+    passing = _Passing()
+    _passing = weakref.ref(passing, _gone)
+    return passing
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:

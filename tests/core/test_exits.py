@@ -30,6 +30,8 @@ class Unspeakable(Exception):
         (ValueError(), (FAILED, "ValueError")),
         (Unspeakable(), (FAILED, "Unspeakable")),
         (KeyboardInterrupt(), (KILLED, "KeyboardInterrupt")),
+        (type("SIGTERMException", (SystemExit,), {})(), (KILLED, "SIGTERM")),
+        (type("SIGTERMException", (Exception,), {})(), (FAILED, "SIGTERMException")),
         (asyncio.CancelledError(), (KILLED, "CancelledError")),
         (SystemExit(0), (FINISHED, "")),
         (SystemExit(None), (FINISHED, "")),

@@ -229,6 +229,25 @@ def test_a_compiled_criterion_goes_on(home: Path) -> None:
     assert found(home, run.id) == {}
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_criterion_is_traced_as_without_us(home: Path) -> None:
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = (x - y).square().mean()
+        tracelet.log_terms({"loss": loss})
+        return loss
+
+    def traced(each: Any) -> list[str]:
+        return [node.kind() for node in torch.jit.trace(each, (x, y)).inlined_graph.nodes()]
+
+    plain = [traced(Vae()), traced(step)]
+    with runs.running(home):
+        criterion = Vae()
+        tracelet.watch_losses(criterion)
+        assert [traced(criterion), traced(step)] == plain
+
+
 @pytest.mark.parametrize("criterion", [nn.functional.mse_loss, None, nn.MSELoss])
 def test_what_is_no_module_is_refused(criterion: Any) -> None:
     with pytest.raises(TypeError, match=r"a criterion is a torch.nn.Module"):
@@ -265,13 +284,13 @@ def test_bad_terms_cost_a_line_each(
     monkeypatch.delenv("TRACELET_RAISE_INTERNAL")
     with runs.running(home):
         for _ in range(2):
-            tracelet.log_terms({"words": "low", "good": 1.0, "many": torch.ones(2), "none": None})
+            tracelet.log_terms({"words": "low", "huge": 10**400, "good": 1.0, "many": torch.ones(2), "none": None})
             tracelet.log_terms(3)  # type: ignore[arg-type]
             tracelet.log_terms({"a": 1.0}, step="soon")
     assert series(home) == {"loss/good": [(0, 1.0), (1, 1.0)]}
     said = capfd.readouterr()
-    assert (said.err.count("is no number"), said.err.count("recording the terms of a loss failed")) == (3, 1)
-    assert (said.err.count("\n"), said.out) == (4, "")
+    assert (said.err.count("is no number"), said.err.count("recording the terms of a loss failed")) == (4, 1)
+    assert (said.err.count("\n"), said.out) == (5, "")
 
 
 def test_without_a_run_nothing_happens(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

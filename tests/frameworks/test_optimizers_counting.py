@@ -81,6 +81,19 @@ def test_wrappers_count_for_the_optimizer_inside(name: str, home: Path) -> None:
     assert [step for step, _ in by_name[f"optim/{name}/loss"]] == [1, 3]
 
 
+def test_an_optimizer_that_begins_to_count_at_one(home: Path) -> None:
+    weight = parameter()
+    with runs.running(home, optimizer_every=2) as run:
+        first = pytorch_optimizer.load_optimizer("prodigy")([weight])
+        trained(first, weight)
+        assert updates(run) == {"Prodigy": 3}
+    again = pytorch_optimizer.load_optimizer("prodigy")([weight])
+    again.load_state_dict(first.state_dict())
+    with runs.running(home, optimizer_every=2) as run:
+        trained(again, weight)
+        assert updates(run) == {"Prodigy": 6}
+
+
 def test_two_stages_of_sam_are_one_step_of_what_steps(home: Path) -> None:
     weight = parameter()
     with runs.running(home) as run:

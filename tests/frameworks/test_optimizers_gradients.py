@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,22 @@ def test_clippings_of_what_never_steps_do_not_pile_up(home: Path, monkeypatch: p
         for _ in range(10):
             nn.utils.clip_grad_norm_(weights(*THREE_FOUR), 1.0)
         assert len(here.clips) == 3
+
+
+def test_what_an_iterator_of_parameters_raises_is_the_users(home: Path) -> None:
+    def failing() -> Iterator[nn.Parameter]:
+        yield weights([1.0])[0]
+        raise RuntimeError("mine")
+
+    with runs.running(home):
+        for clip in (
+            lambda: nn.utils.clip_grad_value_(failing(), 0.1),
+            lambda: nn.utils.clip_grads_with_norm_(parameters=failing(), max_norm=1.0, total_norm=torch.ones(())),
+        ):
+            with pytest.raises(RuntimeError, match="mine"):
+                clip()
+        with pytest.raises(TypeError):
+            nn.utils.clip_grad_value_()  # type: ignore[call-arg]
 
 
 def test_meta_gradients_have_none(home: Path) -> None:

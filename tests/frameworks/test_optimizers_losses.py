@@ -56,6 +56,19 @@ def test_a_closure_that_returns_none_has_no_loss(result: Any, home: Path) -> Non
     assert "optim/SGD/loss" not in found(home)
 
 
+def test_a_closure_that_returns_more_than_a_loss_leaves_what_backward_was_called_on(home: Path) -> None:
+    with runs.running(home, optimizer_every=1):
+        mine = weight(3.0)
+
+        def closure() -> Any:
+            loss = mine.square().sum()
+            loss.backward()
+            return loss, {"more": 1}
+
+        torch.optim.SGD([mine], lr=0.1).step(closure)
+    assert series(home)["optim/SGD/loss"] == [(1, 9.0)]
+
+
 def test_what_a_closure_raises_and_is_stays_the_users(home: Path) -> None:
     class Objective:
         batch = 7
@@ -209,6 +222,19 @@ def test_both_first_steps_of_two_have_losses_at_the_default_rhythm(home: Path) -
     assert by_name["optim/Adam/loss"] == [(1, of_d[0]), (51, of_d[50])]
 
 
+def test_the_first_loss_of_an_optimizer_that_is_made_late(home: Path) -> None:
+    with runs.running(home):
+        for losses in ([float(step) for step in range(1, 31)], [7.0, 8.0]):
+            mine = weight()
+            optimizer = torch.optim.SGD([mine], lr=0.0)
+            for loss in losses:
+                (mine * loss).sum().backward()
+                optimizer.step()
+    by_name = series(home)
+    assert by_name["optim/SGD/loss"] == [(1, 1.0)]
+    assert by_name["optim/SGD.1/loss"] == [(1, 7.0)]
+
+
 def test_a_loss_of_before_the_run_is_not_the_runs(home: Path) -> None:
     mine = weight(3.0)
     mine.square().sum().backward()
@@ -220,6 +246,18 @@ def test_a_loss_of_before_the_run_is_not_the_runs(home: Path) -> None:
     with runs.running(home, optimizer_every=1) as run:
         torch.optim.SGD([mine], lr=0.1).step()
     assert "optim/SGD/loss" not in found(home, run.id)
+
+
+def test_an_optimizer_that_is_gone_is_not_waited_for(home: Path) -> None:
+    backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+    with runs.running(home):
+        for steps in (50, 20):
+            mine = weight()
+            optimizer = torch.optim.SGD([mine], lr=0.1)
+            for _ in range(steps):
+                mine.sum().backward()
+                optimizer.step()
+        assert torch.autograd._engine_run_backward is backward  # type: ignore[attr-defined]
 
 
 def test_losses_that_are_no_numbers_arrive_as_they_are(home: Path) -> None:

@@ -145,8 +145,7 @@ class LightningBase(Framework):
         parts = [lightning_metrics, lightning_params, lightning_trainer, lightning_media, lightning_events]
         if cls._files_wanted:
             parts.append(lightning_files)
-        for part in parts:
-            cls._patch_places(part.places(cls))
+        cls._patch_places(place for part in parts for place in part.places(cls))
         lightning_metrics.meet_loggers_of(cls)
         cls._patch_command_line(lightning_params.command_line(cls))
 
@@ -171,16 +170,22 @@ class LightningBase(Framework):
 
     @classmethod
     def _patch_places(cls, places: Iterable[Place]) -> None:
+        missed, met = [], 0
         for place in places:
             try:
                 owner: Any = importlib.import_module(cls.module + place.module)
                 owner = getattr(owner, place.owner) if place.owner else owner
                 cls.patch_method(owner, place.name, place.build)
+                met += 1
             except (AttributeError, ImportError, KeyError):
-                if place.newer:
-                    continue
-                where = ".".join(part for part in (cls.module + place.module, place.owner, place.name) if part)
-                say(f"there is no {where} in this version of {cls.package}: what is seen there is not recorded")
+                if not place.newer:
+                    missed.append(place)
+        if len(missed) > 1 and not met:
+            say(f"the {cls.package} that was imported has nothing of what is listened to: it is not recorded")
+            return
+        for place in missed:
+            where = ".".join(part for part in (cls.module + place.module, place.owner, place.name) if part)
+            say(f"there is no {where} in this version of {cls.package}: what is seen there is not recorded")
 
     @classmethod
     def _patch_command_line(cls, places: list[Place]) -> None:

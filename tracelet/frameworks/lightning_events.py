@@ -1,10 +1,11 @@
-"""What happens to a training: that it was stopped early, by what, and when."""
+"""What happens to a training: that it was stopped early, by what, and when; that it was told to end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tracelet import exits
 from tracelet.core import contents
 from tracelet.core.labels import MEASURED
 from tracelet.core.metrics import MetricType
@@ -20,7 +21,23 @@ Library = type[LightningBase]
 def places(library: Library) -> list[Place]:
     """Where it is seen."""
     # What it decides is public (`stopped_epoch`, `stopping_reason`), when it decides is not.
-    return [Place(".callbacks.early_stopping", "EarlyStopping", "_run_early_stopping_check", _early_stopping(library))]
+    return [
+        Place(".callbacks.early_stopping", "EarlyStopping", "_run_early_stopping_check", _early_stopping(library)),
+        Place(".trainer.call", "", "_call_and_handle_interrupt", _leaving),
+    ]
+
+
+def _leaving(switch: Switch) -> Wrapper:
+    """Around a training: one that gets SIGTERM leaves the script gracefully, as if it had finished."""
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        except SystemExit as error:
+            _passing = exits.passes(error) if switch.on else None  # this frame is the exception's as long as it lives
+            raise
+
+    return wrapper
 
 
 def _early_stopping(library: Library) -> Callable[[Switch], Wrapper]:

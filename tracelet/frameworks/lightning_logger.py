@@ -129,7 +129,7 @@ class TraceletLogger:
         if scope is not None:  # they are recorded once all loggers have had them
             if scope.logger is None:
                 scope.begin(self, "")
-                scope.end(metrics, step)
+                scope.end(dict(metrics), step)
             return
         run = self._begun()
         with _METRICS:

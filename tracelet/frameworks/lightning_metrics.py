@@ -65,7 +65,7 @@ def meet_class(library: Library, kind: type) -> None:
     if kind in library.met:
         return
     library.met.add(kind)
-    if kind.__name__ == "DummyLogger" or hasattr(kind, OWN):
+    if _is_dummy(kind) or hasattr(kind, OWN):
         return
     for name, build in (("log_metrics", _logger), ("log_hyperparams", _hyperparameters)):
         owner = next((base for base in kind.__mro__ if name in base.__dict__), None)
@@ -148,7 +148,12 @@ def _as_for_loggers(trainer: Any, metrics: Mapping[str, Any], step: int | None) 
 
 def _only_dummies(loggers: list[Any]) -> bool:
     """Whether Lightning has put its dummies in the loggers' place: it only tries something out."""
-    return bool(loggers) and all(type(logger).__name__ == "DummyLogger" for logger in loggers)
+    return bool(loggers) and all(_is_dummy(type(logger)) for logger in loggers)
+
+
+def _is_dummy(kind: type) -> bool:
+    """Whether a class is Lightning's dummy, and not one of the script's that is called the same."""
+    return kind.__name__ == "DummyLogger" and kind.__module__.startswith(("lightning.", "pytorch_lightning."))
 
 
 def _logger(library: Library) -> Callable[[Switch], Wrapper]:
@@ -172,6 +177,7 @@ def _logger(library: Library) -> Callable[[Switch], Wrapper]:
                 scope = Scope(framework.recent)
                 token = once.enter(scope)
             scope.begin(instance, _prefix(instance))
+            given = _kept(*args, **kwargs)
             try:
                 result = wrapped(*args, **kwargs)
             finally:
@@ -179,7 +185,7 @@ def _logger(library: Library) -> Callable[[Switch], Wrapper]:
                 if token is not None:
                     once.leave(token)
             try:
-                _given(framework, scope, logger, *args, **kwargs)
+                _given(framework, scope, logger, *given)
             except Exception as error:
                 swallow(_RECORDING, error)
             return result
@@ -189,9 +195,12 @@ def _logger(library: Library) -> Callable[[Switch], Wrapper]:
     return build
 
 
-def _given(
-    framework: LightningBase, scope: Scope, logger: Any, metrics: Any = None, step: Any = None, *_: Any, **__: Any
-) -> None:
+def _kept(metrics: Any = None, step: Any = None, *_: Any, **__: Any) -> tuple[Any, Any]:
+    """What a logger is given, as it is before: it may take out of the mapping what it does not want."""
+    return (dict(metrics) if isinstance(metrics, Mapping) else metrics), step
+
+
+def _given(framework: LightningBase, scope: Scope, logger: Any, metrics: Any, step: Any) -> None:
     """A logger has got something: remember it for the scope, or record it, when the script gave it."""
     recent, run = scope.recent, framework.experiment
     if recent is None:

@@ -37,7 +37,7 @@ def log_terms(terms: Mapping[str, Any], prefix: str = "loss", step: Any = None) 
         step: without one, the calls are counted per name.
     """
     run = current()
-    if run is None or not run.active:
+    if run is None or not run.active or _is_traced():
         return
     with _TERMS:
         at = None if step is None else as_step(step)
@@ -86,6 +86,8 @@ class WatchedLosses:
         """A call of the criterion: what its terms go into, if they are recorded."""
         run = current()
         if run is None or not run.active or not criterion.training or not sys.modules["torch"].is_grad_enabled():
+            return None
+        if _is_traced():
             return None
         calls = self._calls.get(run.id, 0)
         self._calls[run.id] = calls + 1
@@ -170,6 +172,12 @@ def watch_losses(criterion: Any, prefix: str = "loss") -> WatchedLosses:
     return WatchedLosses(criterion, prefix)
 
 
+def _is_traced() -> bool:
+    """Whether torch.jit.trace notes what is computed: what we compute would become part of it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.jit.is_tracing()
+
+
 def _reader(run: Any) -> Reader:
     framework = run._frameworks.get(_KEY)
     return framework.reader if framework is not None else Reader(run)
@@ -185,7 +193,7 @@ def _detached(value: Any) -> Any:
         return value.detach().clone() if is_scalar(value) and not is_capturing(value) else None
     try:
         return as_float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

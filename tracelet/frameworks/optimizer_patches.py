@@ -63,10 +63,12 @@ def _clipping(by_value: bool) -> Callable[[Switch], Wrapper]:
 
     def build(switch: Switch) -> Wrapper:
         def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            if switch.on:
+            framework = listening() if switch.on else None
+            if framework is not None and (args or "parameters" in kwargs):
+                # Not within the guard: what an iterator of the user's raises is theirs.
+                args, kwargs = _listed(args, kwargs)
                 try:
-                    if (framework := listening()) is not None:
-                        args, kwargs = _clips(framework, by_value, args, dict(kwargs))
+                    _clips(framework, by_value, args, kwargs)
                 except Exception as error:
                     swallow("reading the norm of gradients", error)
             return wrapped(*args, **kwargs)
@@ -76,16 +78,18 @@ def _clipping(by_value: bool) -> Callable[[Switch], Wrapper]:
     return build
 
 
-def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Note a clipping; returns the arguments, with a list in the place of an iterator of parameters."""
+def _listed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a clipping, with a list in the place of an iterator of parameters, which can be read only once."""
     parameters = args[0] if args else kwargs["parameters"]
-    if not hasattr(parameters, "grad"):
-        parameters = list(parameters)
-        if args:
-            args = (parameters, *args[1:])
-        else:
-            kwargs["parameters"] = parameters
-    each = [parameters] if hasattr(parameters, "grad") else parameters
+    if not hasattr(parameters, "__next__"):
+        return args, kwargs
+    return ((list(parameters), *args[1:]), kwargs) if args else (args, {**kwargs, "parameters": list(parameters)})
+
+
+def _clips(framework: OptimizersFramework, by_value: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note a clipping."""
+    parameters = args[0] if args else kwargs["parameters"]
+    each = [parameters] if hasattr(parameters, "grad") else list(parameters)
     if each and framework.wants_norm(id(each[0])):
         clip: Clip | None
         if by_value:
@@ -100,7 +104,6 @@ def _clips(framework: OptimizersFramework, by_value: bool, args: Any, kwargs: di
             while len(here.clips) > 1 and sum(len(each.parameters) for each in here.clips) > _MOST:
                 del here.clips[0]  # of what never steps
     here.norm_type = None
-    return args, kwargs
 
 
 def _total_norm(switch: Switch) -> Wrapper:

@@ -114,8 +114,10 @@ class OptimizersFramework(Framework):
     # -- what the hooks call
 
     def met(self, optimizer: Any) -> None:
-        """There is an optimizer."""
+        """There is an optimizer, whose first step is recorded."""
         self._names.met(optimizer)
+        if not _is_population(type(optimizer)):
+            self._hearing.met()
 
     def know(self, module: Any) -> None:
         """There is a model whose parameters' names tell its optimizers apart."""
@@ -203,6 +205,7 @@ class OptimizersFramework(Framework):
         def forget(gone: weakref.ref[Any]) -> None:
             if (other := known.get(key)) is not None and other.optimizer is gone:
                 del known[key]
+                other.due = False
 
         reference = weakref.ref(optimizer, forget)
         if _is_population(type(optimizer)):

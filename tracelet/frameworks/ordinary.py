@@ -83,7 +83,10 @@ class Listener:
             return None
 
         def hear(result: Any) -> None:
-            self._loss = result.detach().clone() if is_scalar(result) else result
+            if is_scalar(result):
+                self._loss = result.detach().clone()
+            elif isinstance(result, int | float):
+                self._loss = result
             self._look(optimizer)
 
         overheard = Closure(closure, hear)
@@ -184,7 +187,7 @@ class Listener:
             said: dict[str, MetaValue] = {"backward_calls": heard.calls} if heard.calls > 1 else {}
             value = heard.value if heard.scale is None else heard.value / heard.scale.to(heard.value.device)
             points.append(self._point("loss", value, MetricType.LOSS, metadata=said))
-        elif is_scalar(loss) or isinstance(loss, int | float):
+        elif loss is not None:
             points.append(self._point("loss", loss, MetricType.LOSS))
         if norm is not None:
             # Not said when it is false: metadata makes a record seven times as long.
@@ -220,7 +223,8 @@ def _own_count(optimizer: Any) -> Any:
         if number == 10:
             break
     groups = optimizer.param_groups
-    return groups[0].get("step") if groups else None
+    count, first = groups[0].get("step") if groups else None, optimizer.defaults.get("step")
+    return count - first if isinstance(count, int) and isinstance(first, int) else count  # some begin to count at 1
 
 
 def _steps_before(optimizer: Any) -> int:

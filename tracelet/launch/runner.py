@@ -39,6 +39,8 @@ def _run(kind: str, target: str, safe: bool, told: _Told) -> None:
         code, words = _exit_code(end)
         if code and isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way of ending gracefully
             code, words = -signal.SIGINT, "KeyboardInterrupt"
+        elif type(end).__name__ == "SIGTERMException":  # and after SIGTERM
+            code, words = -signal.SIGTERM, "SIGTERM"
         told.exit(code, words)
         if sys.flags.inspect:
             _hide_our_frames()  # python -i reports it, and goes on to the prompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -142,6 +143,23 @@ def test_an_old_version_is_said_once_and_left_alone(
     assert not points(home)
     (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracelet:")]
     assert said.startswith(f"tracelet: {framework(package).package} 2.1.4 is older than 2.2, the oldest")
+
+
+def test_a_package_that_is_a_stub_costs_one_line(
+    package: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Builds of documentation and tests put one there."""
+    where = framework(package)
+    for name in [name for name in sys.modules if name == where.module or name.startswith(f"{where.module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, where.module, ModuleType(where.module))
+    with runs.running(home) as run:
+        run.log_metric("a", 1.0)
+    assert [point.tag for point in points(home)] == ["a"]
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracelet:")]
+    assert said == [
+        f"tracelet: the {where.package} that was imported has nothing of what is listened to: it is not recorded"
+    ]
 
 
 def test_a_place_that_is_gone_costs_a_line(

@@ -13,6 +13,7 @@ import torch
 
 import tracelet
 from tests.frameworks.lightning.training import data, keeping, module, module_class, trainer
+from tests.support.clients import Client, client
 from tracelet import testing
 from tracelet.core.metrics import RunStatus
 
@@ -89,6 +90,46 @@ def test_how_a_training_ends_is_how_its_run_ends(package: ModuleType, cap: testi
     assert ran.interrupted
     assert cap.status is status
     assert [point.step for point in cap.points("train_loss_step")] == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Client]:
+    with client() as one:
+        yield one
+
+
+TOLD = {
+    "in with": ("with tracelet.start_logging(exp_name=name): fit()", "killed"),
+    "at exit": ("tracelet.start_logging(exp_name=name); fit()", "killed"),
+    "caught": ("tracelet.start_logging(exp_name=name)\ntry: fit()\nexcept SystemExit: pass", "finished"),
+}
+
+
+@pytest.mark.parametrize("how", TOLD)
+def test_a_training_that_is_told_to_end(package: ModuleType, shared: Client, how: str) -> None:
+    """By SIGTERM: it leaves with code 0, and its run is not finished, if the script does not go on."""
+    code, word = TOLD[how]
+    name = f"{package.__name__} {how}"
+    done = shared.run(
+        f"""
+import os, signal, {package.__name__} as package
+from tests.frameworks.lightning.training import data, module_class, trainer
+
+class Told(module_class(package)):
+    def on_train_batch_start(self, batch, batch_idx):
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def fit(): trainer(package, logger=False, max_epochs=1).fit(Told(), data())
+
+name = {name!r}
+{code}
+""",
+        PYTHONPATH=str(Path(__file__).parents[3]),
+    )
+    assert done.code == 0, done.err
+    assert shared.status(name) == word
+    assert [step for step, _ in shared.points(name, "train_loss_step")] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("end", ENDS)

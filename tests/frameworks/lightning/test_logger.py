@@ -119,6 +119,18 @@ def test_beside_other_loggers(package: ModuleType, cap: testing.Captured, captur
     assert len(events("tb")) == len(reference) + (not capture)
 
 
+def test_beside_a_logger_that_takes_out_what_it_does_not_want(package: ModuleType, cap: testing.Captured) -> None:
+    class Emptying(type(keeping(package))):  # type: ignore[misc]
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            super().log_metrics(metrics, step)
+            metrics.clear()
+
+    emptying = Emptying()
+    with tracelet.start_logging():
+        fit(package, logger=[of(package)(), emptying])
+    assert arrived(cap) == emptying.given == given(package)
+
+
 def tracelet_settings(**given: Any) -> Any:
     from tracelet.settings import TraceletSettings
 

@@ -300,6 +300,26 @@ def test_loggers_that_change_what_they_are_given(package: ModuleType, cap: testi
     assert Counter(events("tb")) == Counter((n, float(torch.tensor(v)), s) for n, v, s in arrived(cap))
 
 
+def test_loggers_that_take_out_what_they_do_not_want(package: ModuleType, cap: testing.Captured) -> None:
+    class Emptying(type(keeping(package))):  # type: ignore[misc]
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            super().log_metrics(metrics, step)
+            metrics.clear()
+
+    emptying = Emptying()
+    trainer(package, logger=emptying, max_epochs=1).fit(module(package), data())
+    emptying.log_metrics({"by_hand": 1.0}, 7)
+    assert emptying.given
+    assert arrived(cap) == emptying.given
+
+
+def test_a_logger_that_is_called_as_lightnings_dummy(package: ModuleType, cap: testing.Captured) -> None:
+    logger = type("DummyLogger", (type(keeping(package)),), {})()
+    trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
+    assert logger.given
+    assert arrived(cap) == logger.given
+
+
 def test_a_logger_that_fails_fails_the_training_as_it_would(package: ModuleType, cap: testing.Captured) -> None:
     class Failing(type(keeping(package))):  # type: ignore[misc]
         def log_metrics(self, metrics: Any, step: Any = None) -> None:
