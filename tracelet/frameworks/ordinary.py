@@ -146,10 +146,14 @@ class Listener:
         return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
 
     def _look(self, optimizer: Any) -> None:
-        if any(is_capturing(parameter) for group in optimizer.param_groups for parameter in group["params"][:1]):
-            return  # a graph is being recorded: what is computed now would become part of it
-        mine = self.parameters(optimizer)
-        norm = norm_of(optimizer, [clip for clip in self._clips() if not mine.isdisjoint(clip.parameters)])
+        for group in optimizer.param_groups:
+            if group["params"] and is_capturing(group["params"][0]):
+                return  # a graph is being recorded: what is computed now would become part of it
+        clips = self._clips()
+        if clips:
+            mine = self.parameters(optimizer)
+            clips = [clip for clip in clips if not mine.isdisjoint(clip.parameters)]
+        norm = norm_of(optimizer, clips)
         scale = getattr(optimizer, "grad_scale", None)
         if (
             norm is not None and scale is not None and is_scalar(scale) and not norm.clipped
