@@ -62,7 +62,8 @@ def norm_of(optimizer: Any, clips: Sequence[Clip]) -> Norm | None:
     if any(clip.norm_type != norm_type for clip in used):
         return None
     clipped: set[int] = set().union(*(clip.parameters for clip in used))
-    others = _norms([parameter.grad for parameter in all_parameters if id(parameter) not in clipped], norm_type)
+    rest = [parameter.grad for parameter in all_parameters if id(parameter) not in clipped]
+    others = _norms([gradient for gradient in rest if gradient is not None], norm_type)
     if others is None:
         return None
     return Norm(_together([clip.norm for clip in used] + others, norm_type), True, norm_type)
@@ -70,8 +71,25 @@ def norm_of(optimizer: Any, clips: Sequence[Clip]) -> Norm | None:
 
 def total_norm(gradients: Iterable[Any], norm_type: float = _EUCLIDEAN) -> Any:
     """The norm of some gradients together; None when there are none, or some that cannot be read where they are."""
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    if norm_type == _EUCLIDEAN and (norm := _of_ordinary(gradients)) is not None:
+        return norm
     parts = _norms(gradients, norm_type)
     return _together(parts, norm_type) if parts else None
+
+
+def _of_ordinary(gradients: Sequence[Any]) -> float | None:
+    """The norm of what most gradients on a CPU are, by the shortest way: it is cold whenever it is gone. None for others."""
+    torch = sys.modules["torch"]
+    tensor, strided, exact, norm_of_one = torch.Tensor, torch.strided, torch.float32, torch.linalg.vector_norm
+    norms = []
+    for each in gradients:
+        if type(each) is not tensor or each.dtype is not exact or each.layout is not strided:
+            return None
+        if not each.is_cpu or each.requires_grad or not each.numel():
+            return None
+        norms.append(norm_of_one(each))
+    return _on_host(norms) if norms else None
 
 
 def _first_ones(clips: Sequence[Clip]) -> list[Clip]:
@@ -90,8 +108,6 @@ def _norms(gradients: Iterable[Any], norm_type: float) -> list[Any] | None:
     strided = torch.strided
     found: dict[tuple[Any, Any], list[Any]] = {}
     for gradient in gradients:
-        if gradient is None:
-            continue
         if not is_plain(gradient):
             return None
         dense = gradient.detach() if gradient.requires_grad else gradient  # one with a graph of its own
@@ -103,7 +119,7 @@ def _norms(gradients: Iterable[Any], norm_type: float) -> list[Any] | None:
     for (_, dtype), alike in found.items():
         if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
             norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
-        elif dtype.is_complex:
+        elif dtype.is_complex or alike[0].is_cpu:  # there, _foreach_norm takes one after the other, too, and no less time
             norms += [torch.linalg.vector_norm(each, norm_type) for each in alike]
         else:
             norms += torch._foreach_norm(alike, norm_type)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["EVERY", "Listener"]
 
 EVERY: Final = 50
+_NOTHING: Final[Mapping[str, MetaValue]] = {}
 
 
 class Listener:
@@ -142,17 +143,24 @@ class Listener:
             self._seen_parameters = key, parameters(optimizer)
         return self._seen_parameters[1]
 
-    def _point(self, name: str, value: Any, kind: MetricType, **more: Any) -> Point:
-        return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
+    def _point(
+        self,
+        name: str,
+        value: Any,
+        kind: MetricType,
+        metadata: Mapping[str, MetaValue] = _NOTHING,
+        judge: Callable[[float], float | None] | None = None,
+    ) -> Point:
+        return Point(f"optim/{self.name}/{name}", value, kind, self.updates, metadata, judge)
 
     def _look(self, optimizer: Any) -> None:
         for group in optimizer.param_groups:
             if group["params"] and is_capturing(group["params"][0]):
                 return  # a graph is being recorded: what is computed now would become part of it
-        clips = self._clips()
-        if clips:
+        clips: list[Clip] = []
+        if here.clips and here.since is self._hearing.since:
             mine = self.parameters(optimizer)
-            clips = [clip for clip in clips if not mine.isdisjoint(clip.parameters)]
+            clips = [clip for clip in here.clips if not mine.isdisjoint(clip.parameters)]
         norm = norm_of(optimizer, clips)
         scale = getattr(optimizer, "grad_scale", None)
         if (
@@ -161,9 +169,6 @@ class Listener:
             divisor = on_host(scale) if isinstance(norm.value, float) else scale.to(norm.value.device)
             norm = norm._replace(value=norm.value / divisor)
         self._norm = norm
-
-    def _clips(self) -> list[Clip]:
-        return here.clips if here.since is self._hearing.since else []
 
     def _drop_clips(self, optimizer: Any) -> None:
         mine = self.parameters(optimizer)
@@ -188,7 +193,7 @@ class Listener:
             said: dict[str, MetaValue] = {"backward_calls": heard.calls} if heard.calls > 1 else {}
             value = heard.value if heard.scale is None else heard.value / heard.scale.to(heard.value.device)
             points.append(self._point("loss", value, MetricType.LOSS, metadata=said))
-        elif is_scalar(loss) or isinstance(loss, int | float):
+        elif loss is not None and (is_scalar(loss) or isinstance(loss, int | float)):
             points.append(self._point("loss", loss, MetricType.LOSS))
         if norm is not None:
             # Not said when it is false: metadata makes a record seven times as long.
