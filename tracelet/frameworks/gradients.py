@@ -119,7 +119,9 @@ def _norms(gradients: Iterable[Any], norm_type: float) -> list[Any] | None:
     for (_, dtype), alike in found.items():
         if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
             norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
-        elif dtype.is_complex or alike[0].is_cpu:  # there, _foreach_norm takes one after the other, too, and no less time
+        elif (
+            dtype.is_complex or alike[0].is_cpu
+        ):  # there, _foreach_norm takes one after the other, too, and no less time
             norms += [torch.linalg.vector_norm(each, norm_type) for each in alike]
         else:
             norms += torch._foreach_norm(alike, norm_type)

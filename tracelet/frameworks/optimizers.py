@@ -175,9 +175,12 @@ class OptimizersFramework(Framework):
 
     def _changed(self, losses: Sequence[Any], inputs: Sequence[Any]) -> list[ordinary.Listener]:
         """The optimizers to whose gradients some losses have added."""
-        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
         known = [(listener, listener.optimizer()) for listener in list(self._recorded.values())]
-        return [each for each, it in known if it is not None and not reached.isdisjoint(each.parameters(it))]
+        known = [(listener, optimizer) for listener, optimizer in known if optimizer is not None]
+        if len(known) == 1:
+            return []  # it takes what was heard last
+        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
+        return [each for each, optimizer in known if not reached.isdisjoint(each.parameters(optimizer))]
 
     def wants_norm(self, parameter: int) -> bool:
         """Whether the norm of gradients that are clipped now is recorded.

@@ -41,6 +41,7 @@ class Listener:
         optimizer: gives the optimizer; None when it is gone.
         updates: steps that the optimizer has made, those from before a checkpoint among them.
         due: the next step is recorded.
+        awaited: what the hearing had counted when it became due.
         name: empty before its first step.
     """
 
@@ -63,10 +64,12 @@ class Listener:
         self.name = ""
         self.updates = _steps_before(optimizer())
         self.due = self.updates % every == 0
+        self.awaited = hearing.steps
         self._next = self.updates - self.updates % every + every
         self._seen_parameters: tuple[Any, set[int]] = (None, set())
         self._groups: list[Group] = []
         self._group_names: list[str] = []
+        self._postponed = False
         self._skipped = 0
         self._loss: Any = None
         self._norm: Norm | None = None
@@ -78,9 +81,14 @@ class Listener:
             Arguments of `step` that go in the place of the given ones; None when they stay.
         """
         self._loss = self._norm = None
+        self._postponed = False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._look(optimizer)
+            if self._hearing.open:
+                self._look(optimizer)
+            else:  # nobody waited that long for it: its loss was not heard
+                self._hearing.begin()
+                self.awaited, self._postponed = self._hearing.steps, True
             return None
 
         def hear(result: Any) -> None:
@@ -105,7 +113,7 @@ class Listener:
                     self._record(optimizer, groups)
                     break
         if updates == self._next:
-            self.due, self._next = True, updates + self._every
+            self.due, self._next, self.awaited = True, updates + self._every, self._hearing.steps
             self._hearing.begin()
         if self._hearing.open:
             self._take_loss()
@@ -121,7 +129,9 @@ class Listener:
         if len(groups) != len(self._groups):
             self._meet_groups(optimizer)
         points += changed(groups, self._groups, self._group_names, self.due, self._point)
-        if self.due:
+        if self._postponed:
+            self._postponed = False
+        elif self.due:
             self.due = False
             self._measure(optimizer, self._take_loss(), points)
         if points:

@@ -97,7 +97,9 @@ class Reader:
         wall_time, run = time.time(), self._run
         for point in points:
             if type(point.value) is float and point.judge is None:
-                run.record_point(point.name, point.value, point.kind, point.step, wall_time, point.metadata, point.log_dir)
+                run.record_point(
+                    point.name, point.value, point.kind, point.step, wall_time, point.metadata, point.log_dir
+                )
             else:
                 self._take(point, wall_time)
         if self._waiting:
