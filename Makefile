@@ -77,7 +77,7 @@ docs: $(VENV)/.docs
 
 ## make bench        the benchmarks, with modest sizes; figures also in build/bench-*.json
 bench: $(VENV)/.demo
-	@for bench in intercept dataloader ingest delivery fanout frameworks children optim; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
+	@for bench in intercept dataloader ingest delivery fanout frameworks lightning_fit children optim; do $(BIN)/python benchmarks/$$bench.py --json build/bench-$$bench.json $(ARGS); done
 	@$(BIN)/python benchmarks/convergence.py --seeds 2 --budget 5000 --out build/convergence --json build/bench-convergence.json
 
 ## make clean        remove what these commands made, but the environments (make distclean: those too)

@@ -283,3 +283,25 @@ def test_graphs_are_not_kept_alive(home: Path) -> None:
         loss.backward()
         del loss
         assert node() is None
+
+
+def test_one_that_never_steps_again_is_not_waited_for_for_ever(home: Path) -> None:
+    with runs.running(home, optimizer_every=50) as run:
+        one, other = weight(), weight()
+        idle, busy = torch.optim.SGD([one], lr=0.0), torch.optim.Adam([other], lr=0.0)
+
+        def steps(optimizer: Any, mine: nn.Parameter, number: int) -> None:
+            for step in range(number):
+                optimizer.zero_grad()
+                (mine * float(step)).sum().backward()
+                optimizer.step()
+
+        steps(idle, one, 50)  # its next one would be recorded
+        steps(busy, other, 130)
+        assert not run._frameworks["optimizers"]._hearing.open
+        steps(idle, one, 3)  # the first is not expected any more: its loss is not heard, so the second is recorded
+        assert not run._frameworks["optimizers"]._hearing.open
+    by_name = series(home)
+    assert by_name["optim/SGD/loss"] == [(1, 0.0), (52, 1.0)]
+    assert by_name["optim/SGD/grad_norm"] == [(1, 0.0), (52, 1.0)]
+    assert by_name["optim/Adam/loss"] == [(1, 0.0), (51, 50.0), (101, 100.0)]

@@ -54,25 +54,42 @@ def norm_of(optimizer: Any, clips: Sequence[Clip]) -> Norm | None:
         sparse ones with an index twice, which only a wait would add up.
     """
     all_parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not clips:
+        norm = total_norm([parameter.grad for parameter in all_parameters])
+        return None if norm is None else Norm(norm, False, _EUCLIDEAN)
     used = _first_ones(clips)
-    norm_type = used[0].norm_type if used else _EUCLIDEAN
+    norm_type = used[0].norm_type
     if any(clip.norm_type != norm_type for clip in used):
         return None
     clipped: set[int] = set().union(*(clip.parameters for clip in used))
-    rest = [parameter.grad for parameter in all_parameters if not clipped or id(parameter) not in clipped]
-    parts = [clip.norm for clip in used]
-    if (others := _norms(rest, norm_type)) is None:
+    rest = [parameter.grad for parameter in all_parameters if id(parameter) not in clipped]
+    others = _norms([gradient for gradient in rest if gradient is not None], norm_type)
+    if others is None:
         return None
-    parts += others
-    if not parts:
-        return None
-    return Norm(parts[0] if len(parts) == 1 else _together(parts, norm_type), bool(used), norm_type)
+    return Norm(_together([clip.norm for clip in used] + others, norm_type), True, norm_type)
 
 
 def total_norm(gradients: Iterable[Any], norm_type: float = _EUCLIDEAN) -> Any:
     """The norm of some gradients together; None when there are none, or some that cannot be read where they are."""
-    parts = _norms(list(gradients), norm_type)
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    if norm_type == _EUCLIDEAN and (norm := _of_ordinary(gradients)) is not None:
+        return norm
+    parts = _norms(gradients, norm_type)
     return _together(parts, norm_type) if parts else None
+
+
+def _of_ordinary(gradients: Sequence[Any]) -> float | None:
+    """The norm of what most gradients on a CPU are, by the shortest way: it is cold whenever it is gone. None for others."""
+    torch = sys.modules["torch"]
+    tensor, strided, exact, norm_of_one = torch.Tensor, torch.strided, torch.float32, torch.linalg.vector_norm
+    norms = []
+    for each in gradients:
+        if type(each) is not tensor or each.dtype is not exact or each.layout is not strided:
+            return None
+        if not each.is_cpu or each.requires_grad or not each.numel():
+            return None
+        norms.append(norm_of_one(each))
+    return _on_host(norms) if norms else None
 
 
 def _first_ones(clips: Sequence[Clip]) -> list[Clip]:
@@ -86,28 +103,28 @@ def _first_ones(clips: Sequence[Clip]) -> list[Clip]:
     return used
 
 
-def _norms(gradients: Sequence[Any], norm_type: float) -> list[Any] | None:
+def _norms(gradients: Iterable[Any], norm_type: float) -> list[Any] | None:
     torch = sys.modules["torch"]
+    strided = torch.strided
     found: dict[tuple[Any, Any], list[Any]] = {}
-    with torch.no_grad():
-        for gradient in gradients:
-            if gradient is None:
-                continue
-            if not is_plain(gradient):
-                return None
-            dense = gradient if gradient.layout is torch.strided else _dense(gradient)
-            if dense is None:
-                return None
-            if dense.numel():
-                found.setdefault((dense.device, dense.dtype), []).append(dense)
-        norms: list[Any] = []
-        for (_, dtype), alike in found.items():
-            if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
-                norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
-            elif dtype.is_complex:
-                norms += [torch.linalg.vector_norm(each, norm_type) for each in alike]
-            else:
-                norms += torch._foreach_norm(alike, norm_type)
+    for gradient in gradients:
+        if not is_plain(gradient):
+            return None
+        dense = gradient.detach() if gradient.requires_grad else gradient  # one with a graph of its own
+        if dense.layout is not strided and (dense := _dense(dense)) is None:
+            return None
+        if dense.numel():
+            found.setdefault((dense.device, dense.dtype), []).append(dense)
+    norms: list[Any] = []
+    for (_, dtype), alike in found.items():
+        if dtype in (torch.float16, torch.bfloat16):  # their norm may be more than they can say
+            norms += [torch.linalg.vector_norm(each, norm_type, dtype=torch.float32) for each in alike]
+        elif (
+            dtype.is_complex or alike[0].is_cpu
+        ):  # there, _foreach_norm takes one after the other, too, and no less time
+            norms += [torch.linalg.vector_norm(each, norm_type) for each in alike]
+        else:
+            norms += torch._foreach_norm(alike, norm_type)
     return norms
 
 
@@ -121,9 +138,8 @@ def _dense(gradient: Any) -> Any:
 def _together(norms: Sequence[Any], norm_type: float) -> Any:
     if len(norms) == 1:
         return norms[0]
-    if norm_type == _EUCLIDEAN and all(not hasattr(norm, "is_cpu") or norm.is_cpu for norm in norms):
-        numbers = [on_host(norm) if hasattr(norm, "is_cpu") else float(norm) for norm in norms]
-        return math.sqrt(sum(math.nan if number is None else number * number for number in numbers))
+    if norm_type == _EUCLIDEAN and (together := _on_host(norms)) is not None:
+        return together
     torch = sys.modules["torch"]
     with torch.no_grad():
         norms = [norm if hasattr(norm, "is_cpu") else torch.tensor(norm) for norm in norms]
@@ -131,6 +147,20 @@ def _together(norms: Sequence[Any], norm_type: float) -> Any:
         dtype = torch.float64 if any(norm.dtype is torch.float64 for norm in norms) else torch.float32
         alike = [norm.detach().reshape(()).to(device=device, dtype=dtype, non_blocking=True) for norm in norms]
         return torch.linalg.vector_norm(torch.stack(alike), norm_type)
+
+
+def _on_host(norms: Sequence[Any]) -> float | None:
+    """The Euclidean norm of norms that are numbers, or on the CPU; None for others."""
+    total = 0.0
+    for norm in norms:
+        if isinstance(norm, float):
+            number: float | None = norm
+        elif norm.is_cpu:
+            number = on_host(norm)
+        else:
+            return None
+        total += math.nan if number is None else number * number
+    return math.sqrt(total)
 
 
 def clip_of(parameters: Any, norm: Any, norm_type: float) -> Clip | None:

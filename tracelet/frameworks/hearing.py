@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Hearing"]
 
 _PATIENCE: Final = 8  # steps after the last new optimizer: others may be about to step for the first time
+_LONGEST: Final = 100  # steps of all optimizers for which one that is due is waited for: it may never step again
 
 
 class Hearing:
@@ -23,12 +24,14 @@ class Hearing:
     Attributes:
         open: it does.
         since: another object each time that it begins to.
+        steps: of all optimizers that ended while it did.
     """
 
     def __init__(self, recorded: Mapping[str, Listener], changed: Callable[[Hearing], Any]) -> None:
         self._recorded = recorded
         self._changed = changed
         self._patience = _PATIENCE
+        self.steps = 0
         self.open = True
         self.since = object()
 
@@ -47,6 +50,7 @@ class Hearing:
     def ended(self) -> None:
         """A step is over."""
         self._patience -= 1
+        self.steps += 1
         if self._patience <= 0 and not self.is_due():
             self.open = False
             self._changed(self)
@@ -57,5 +61,10 @@ class Hearing:
         self._changed(self)
 
     def is_due(self) -> bool:
-        """Whether the next step may be recorded."""
-        return not self._recorded or any(listener.due for listener in list(self._recorded.values()))
+        """Whether the next step may be recorded, as far as it is waited for."""
+        if not self._recorded:
+            return True
+        for listener in list(self._recorded.values()):
+            if listener.due and self.steps - listener.awaited < _LONGEST and listener.optimizer() is not None:
+                return True
+        return False

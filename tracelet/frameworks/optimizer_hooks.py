@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import weakref
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tracelet.core.active import current
 from tracelet.frameworks import tracing
 from tracelet.frameworks.optimizer_patches import KEY, places
-from tracelet.frameworks.patching import MethodPatch
+from tracelet.frameworks.patching import MethodPatch, Switch
 from tracelet.frameworks.pausing import PausablePatch
 from tracelet.frameworks.steps import enter, here, leave
 from tracelet.guard import in_a_line, say, swallow
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from tracelet.frameworks.hearing import Hearing
 
 __all__ = ["Hooks"]
+
+_always = Switch()
 
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
@@ -71,8 +72,9 @@ class Hooks:
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._patches: dict[tuple[str, str], MethodPatch] = {}
-        self._pausable: list[PausablePatch] = []
-        self._open: weakref.WeakSet[Hearing] = weakref.WeakSet()
+        self._leaving: list[PausablePatch] = []
+        self._listening = Switch()
+        self._open: set[Hearing] = set()
 
     def install(self, torch: ModuleType) -> None:
         """Put them on; when they are on, do nothing."""
@@ -92,21 +94,22 @@ class Hooks:
                     if what is None and name not in vars(place):
                         continue
                     kind, _, method = name.rpartition(".")
-                    patch = (MethodPatch if method == "__init__" else PausablePatch)(
-                        getattr(place, kind) if kind else place, method, build
-                    )
-                    self._patches[owner, name] = patch
-                    if isinstance(patch, PausablePatch):
+                    place = getattr(place, kind) if kind else place
+                    if method == "__init__":
+                        patch = MethodPatch(place, method, build)
+                    else:
+                        # A skipped step is counted at any time.
+                        listening = _always if name == "GradScaler.step" else self._listening
+                        patch = PausablePatch(place, method, build, listening)
                         patch.leaves = "backward" in name
+                    self._patches[owner, name] = patch
                 patch.install()
             except (KeyError, AttributeError, ImportError) as error:
                 self._patches.pop((owner, name), None)
                 if what is None:
                     continue
                 say(f"{what} is not recorded: this torch has no place to read it ({in_a_line(error)})")
-        # A skipped step is counted at any time.
-        patches = [patch for (_, name), patch in self._patches.items() if name != "GradScaler.step"]
-        self._pausable = [patch for patch in patches if isinstance(patch, PausablePatch)]
+        self._leaving = [patch for patch in self._patches.values() if isinstance(patch, PausablePatch) and patch.leaves]
         self._pause_or_resume()
 
     def hearing(self, hearing: Hearing) -> None:
@@ -115,16 +118,16 @@ class Hooks:
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
-        if self._open:
-            for patch in self._pausable:
+        self._listening.on = bool(self._open)
+        for patch in self._leaving:
+            if self._open:
                 patch.resume()
-        else:
-            for patch in self._pausable:
+            else:
                 patch.pause()
 
     def uninstall(self) -> None:
         """Take them off; when they are not on, do nothing."""
-        handles, self._handles, self._pausable = self._handles, [], []
+        handles, self._handles, self._leaving = self._handles, [], []
         for handle in handles:
             handle.remove()
         for patch in self._patches.values():

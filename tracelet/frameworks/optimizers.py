@@ -21,7 +21,7 @@ from tracelet.frameworks.optimizer_names import ByObject, Names
 from tracelet.frameworks.reading import Reader
 from tracelet.frameworks.scaling import unscaled
 from tracelet.frameworks.steps import Stepping, here, is_capturing
-from tracelet.frameworks.tensors import is_scalar
+from tracelet.frameworks.tensors import is_scalar, on_host
 
 if TYPE_CHECKING:
     from tracelet.core.options import Options
@@ -158,9 +158,8 @@ class OptimizersFramework(Framework):
             tensors: on what it was called.
             inputs: the only ones whose gradients it changed; empty for all.
         """
-        losses = [
-            tensor for tensor in (tensors if isinstance(tensors, list | tuple) else [tensors]) if is_scalar(tensor)
-        ]
+        given = tensors if isinstance(tensors, list | tuple) else [tensors]
+        losses = [tensor for tensor in given if is_scalar(tensor)]
         if not losses or is_capturing(losses[0]):
             return
         self.hears()
@@ -170,17 +169,24 @@ class OptimizersFramework(Framework):
         loss = loss.detach()
         for other in losses[1:]:  # their gradients add up
             loss = loss + other.detach()
+        value: Any = loss
         changed: list[ordinary.Listener] = []
         if self._hearing.is_due():
-            loss = loss.clone() if len(losses) == 1 else loss
-            changed = self._changed(losses, inputs) if len(self._recorded) > 1 else []
-        here.losses.heard(loss, scale, changed)
+            # The script may change the loss in its place before the step.
+            number = on_host(loss) if scale is None and loss.is_cpu else None
+            value = loss.clone() if number is None else number
+            if len(self._recorded) > 1:
+                changed = self._changed(losses, inputs)
+        here.losses.heard(value, scale, changed)
 
     def _changed(self, losses: Sequence[Any], inputs: Sequence[Any]) -> list[ordinary.Listener]:
         """The optimizers to whose gradients some losses have added."""
-        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
         known = [(listener, listener.optimizer()) for listener in list(self._recorded.values())]
-        return [each for each, it in known if it is not None and not reached.isdisjoint(each.parameters(it))]
+        known = [(listener, optimizer) for listener, optimizer in known if optimizer is not None]
+        if len(known) == 1:
+            return []  # it takes what was heard last
+        reached = {id(each) for each in inputs} or set().union(*map(leaves, losses))
+        return [each for each, optimizer in known if not reached.isdisjoint(each.parameters(optimizer))]
 
     def wants_norm(self, parameter: int) -> bool:
         """Whether the norm of gradients that are clipped now is recorded.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["EVERY", "Listener"]
 
 EVERY: Final = 50
+_NOTHING: Final[Mapping[str, MetaValue]] = {}
 
 
 class Listener:
@@ -40,6 +41,7 @@ class Listener:
         optimizer: gives the optimizer; None when it is gone.
         updates: steps that the optimizer has made, those from before a checkpoint among them.
         due: the next step is recorded.
+        awaited: what the hearing had counted when it became due.
         name: empty before its first step.
     """
 
@@ -62,10 +64,12 @@ class Listener:
         self.name = ""
         self.updates = _steps_before(optimizer())
         self.due = self.updates % every == 0
+        self.awaited = hearing.steps
         self._next = self.updates - self.updates % every + every
         self._seen_parameters: tuple[Any, set[int]] = (None, set())
         self._groups: list[Group] = []
         self._group_names: list[str] = []
+        self._postponed = False
         self._skipped = 0
         self._loss: Any = None
         self._norm: Norm | None = None
@@ -77,9 +81,14 @@ class Listener:
             Arguments of `step` that go in the place of the given ones; None when they stay.
         """
         self._loss = self._norm = None
+        self._postponed = False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._look(optimizer)
+            if self._hearing.open:
+                self._look(optimizer)
+            else:  # nobody waited that long for it: its loss was not heard
+                self._hearing.begin()
+                self.awaited, self._postponed = self._hearing.steps, True
             return None
 
         def hear(result: Any) -> None:
@@ -107,7 +116,7 @@ class Listener:
                     self._record(optimizer, groups)
                     break
         if updates == self._next:
-            self.due, self._next = True, updates + self._every
+            self.due, self._next, self.awaited = True, updates + self._every, self._hearing.steps
             self._hearing.begin()
         if self._hearing.open:
             self._take_loss()
@@ -123,7 +132,9 @@ class Listener:
         if len(groups) != len(self._groups):
             self._meet_groups(optimizer)
         points += changed(groups, self._groups, self._group_names, self.due, self._point)
-        if self.due:
+        if self._postponed:
+            self._postponed = False
+        elif self.due:
             self.due = False
             self._measure(optimizer, self._take_loss(), points)
         if points:
@@ -145,14 +156,25 @@ class Listener:
             self._seen_parameters = key, parameters(optimizer)
         return self._seen_parameters[1]
 
-    def _point(self, name: str, value: Any, kind: MetricType, **more: Any) -> Point:
-        return Point(f"optim/{self.name}/{name}", value, kind, self.updates, **more)
+    def _point(
+        self,
+        name: str,
+        value: Any,
+        kind: MetricType,
+        metadata: Mapping[str, MetaValue] = _NOTHING,
+        judge: Callable[[float], float | None] | None = None,
+    ) -> Point:
+        return Point(f"optim/{self.name}/{name}", value, kind, self.updates, metadata, judge)
 
     def _look(self, optimizer: Any) -> None:
-        if any(is_capturing(parameter) for group in optimizer.param_groups for parameter in group["params"][:1]):
-            return  # a graph is being recorded: what is computed now would become part of it
-        mine = self.parameters(optimizer)
-        norm = norm_of(optimizer, [clip for clip in self._clips() if not mine.isdisjoint(clip.parameters)])
+        for group in optimizer.param_groups:
+            if group["params"] and is_capturing(group["params"][0]):
+                return  # a graph is being recorded: what is computed now would become part of it
+        clips: list[Clip] = []
+        if here.clips and here.since is self._hearing.since:
+            mine = self.parameters(optimizer)
+            clips = [clip for clip in here.clips if not mine.isdisjoint(clip.parameters)]
+        norm = norm_of(optimizer, clips)
         scale = getattr(optimizer, "grad_scale", None)
         if (
             norm is not None and scale is not None and is_scalar(scale) and not norm.clipped
@@ -160,9 +182,6 @@ class Listener:
             divisor = on_host(scale) if isinstance(norm.value, float) else scale.to(norm.value.device)
             norm = norm._replace(value=norm.value / divisor)
         self._norm = norm
-
-    def _clips(self) -> list[Clip]:
-        return here.clips if here.since is self._hearing.since else []
 
     def _drop_clips(self, optimizer: Any) -> None:
         mine = self.parameters(optimizer)

@@ -94,9 +94,14 @@ class Reader:
 
     def read(self, points: Iterable[Point]) -> None:
         """Record what can be read now, and send for the rest, with all that waits."""
-        wall_time = time.time()
+        wall_time, run = time.time(), self._run
         for point in points:
-            self._take(point, wall_time)
+            if type(point.value) is float and point.judge is None:
+                run.record_point(
+                    point.name, point.value, point.kind, point.step, wall_time, point.metadata, point.log_dir
+                )
+            else:
+                self._take(point, wall_time)
         if self._waiting:
             self._send()
 

@@ -25,8 +25,8 @@ _types: dict[Any, Any] = {}  # by torch's own names, once it is there
 
 def is_plain(value: Any) -> bool:
     """Whether a value is a tensor that holds its numbers by itself, on a device that can be read: no fake or sharded one."""
-    tensor = sys.modules["torch"].Tensor
-    if not isinstance(value, tensor) or type(value).__torch_dispatch__ is not tensor.__torch_dispatch__:
+    tensor, kind = sys.modules["torch"].Tensor, type(value)
+    if kind is not tensor and not (isinstance(value, tensor) and kind.__torch_dispatch__ is tensor.__torch_dispatch__):
         return False
     return value.is_cpu or value.device.type in _DEVICES
 
