@@ -45,37 +45,33 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "tracelet.optim": ("tracelet.errors",),
     "tracelet.frameworks": (
-        "tracelet.frameworks.patching",
+        "tracelet.patching",
+        "tracelet.secrets",
+        "tracelet.exits",
         "tracelet.core",
         "tracelet.guard",
         "tracelet.errors",
-        "tracelet.provenance.secrets",
     ),
-    "tracelet.frameworks.patching": ("tracelet.guard",),
+    "tracelet.exits": ("tracelet.core.metrics",),
+    "tracelet.patching": ("tracelet.guard",),
     "tracelet.provenance": (
+        "tracelet.patching",
+        "tracelet.secrets",
         "tracelet.core",
-        "tracelet.frameworks.patching",
         "tracelet.transport.background",
         "tracelet.guard",
         "tracelet.errors",
         "tracelet.version",
     ),
-    "tracelet.provenance.secrets": (),
+    "tracelet.secrets": (),
     # A logger that starts a run, as a script does.
-    "tracelet.frameworks.lightning_logger": (
+    "tracelet.loggers": (
         "tracelet.frameworks",
         "tracelet.core",
         "tracelet.guard",
         "tracelet.exits",
         "tracelet.interface",
         "tracelet.lifetime",
-    ),
-    # It sees the exception by which Lightning ends a process that was told to end.
-    "tracelet.frameworks.lightning_events": (
-        "tracelet.frameworks",
-        "tracelet.core",
-        "tracelet.guard",
-        "tracelet.exits",
     ),
     "tracelet_collector": (
         "tracelet.spoolfile",

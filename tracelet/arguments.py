@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tracelet.core.metrics import MetaValue
 from tracelet.guard import say
-from tracelet.provenance.secrets import learn_surroundings, redacted_params
+from tracelet.secrets import learn_surroundings, redacted_params
 
 __all__ = ["parameters"]
 

@@ -99,7 +99,7 @@ def _told(said: str) -> str:
     if not colon:
         return said[:_MOST_WORDS]
     try:
-        from tracelet.provenance.secrets import learn_surroundings, redacted_text
+        from tracelet.secrets import learn_surroundings, redacted_text
 
         learn_surroundings()
         return f"{kind}:{redacted_text(words)}"[:_MOST_WORDS]

@@ -11,7 +11,7 @@ from tests.provenance.support import Repository
 
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tracelet.provenance.secrets._known", {})
+    monkeypatch.setattr("tracelet.secrets._known", {})
     monkeypatch.setattr("tracelet.provenance.beginning._AT_END", 60.0)  # on a busy machine all of it arrives too
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

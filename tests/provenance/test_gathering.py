@@ -320,7 +320,7 @@ def test_a_secret_that_is_planted_anywhere_is_nowhere_in_what_is_kept(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("planted")
-        patch.setattr("tracelet.provenance.secrets._known", {})
+        patch.setattr("tracelet.secrets._known", {})
         repository = Repository(folder / "code")
         repository.git("remote", "add", "origin", f"https://me:{secret}@host/a.git")
         repository.write({"train.py": f"lr = 1\nAPI_KEY = '{secret}'\n", ".env": f"TOKEN={secret}\n"})

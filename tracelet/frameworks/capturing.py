@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wrapt import ObjectProxy
 
-from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import say, swallow
+from tracelet.patching import Switch, Wrapper
 
 __all__ = ["Taken", "watching"]
 

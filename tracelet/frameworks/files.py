@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from tracelet.core.active import current
 from tracelet.frameworks import kept
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.patching import MethodPatch
 from tracelet.guard import say
+from tracelet.patching import MethodPatch
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

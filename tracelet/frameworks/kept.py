@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

@@ -1,19 +1,12 @@
-"""Lightning, as `lightning.pytorch`: what modules log, whatever loggers the Trainer has, and what belongs to it.
-
-`TraceletLogger` is in here too, for who would rather name a logger than be listened to. It is made when it is asked for:
-importing this file does not import Lightning.
-"""
+"""Lightning, as `lightning.pytorch`: what modules log, whatever loggers the Trainer has, and what belongs to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from tracelet.frameworks.lightning_base import LightningBase
 
-if TYPE_CHECKING:
-    from tracelet.frameworks.lightning_logger import TraceletLogger
-
-__all__ = ["LightningFramework", "TraceletLogger"]
+__all__ = ["LightningFramework"]
 
 
 class LightningFramework(LightningBase):
@@ -27,12 +20,3 @@ class LightningFramework(LightningBase):
     identifier: ClassVar[str] = "lightning"
     module: ClassVar[str] = "lightning.pytorch"
     package: ClassVar[str] = "lightning"
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TraceletLogger":
-        from tracelet.frameworks.lightning_logger import logger_of
-
-        globals()[name] = logger_of(LightningFramework, __name__)
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from tracelet.core.active import current
 from tracelet.frameworks.base import Framework
 from tracelet.frameworks.once import Recent
-from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper
 from tracelet.guard import say, swallow
+from tracelet.patching import MethodPatch, Switch, Wrapper
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

@@ -10,8 +10,8 @@ from tracelet.core import contents
 from tracelet.core.labels import MEASURED
 from tracelet.core.metrics import MetricType
 from tracelet.frameworks.lightning_base import LightningBase, Place
-from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper
 
 __all__ = ["places"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tracelet.frameworks import kept
 from tracelet.frameworks.lightning_base import LightningBase, Place
-from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

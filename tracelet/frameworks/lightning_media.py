@@ -18,8 +18,8 @@ from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.values import as_step
 from tracelet.frameworks.lightning_base import LightningBase, Place
 from tracelet.frameworks.lightning_metrics import log_dir_beside
-from tracelet.frameworks.patching import Switch, Wrapper
 from tracelet.guard import say, swallow
+from tracelet.patching import Switch, Wrapper
 
 __all__ = ["audio_of", "image_of", "places", "video_of"]
 

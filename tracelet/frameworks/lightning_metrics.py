@@ -19,8 +19,8 @@ from tracelet.frameworks import once
 from tracelet.frameworks.lightning_base import LightningBase, Place
 from tracelet.frameworks.lightning_params import record_parameters
 from tracelet.frameworks.once import Scope
-from tracelet.frameworks.patching import Switch, Wrapper, after
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper, after
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

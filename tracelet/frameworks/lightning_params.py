@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import importlib
 import inspect
 import os
 from argparse import Namespace
@@ -15,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tracelet.frameworks.lightning_base import LightningBase, Place
-from tracelet.frameworks.patching import after
+from tracelet.patching import after
+from tracelet.secrets import redacted_params
 
-__all__ = ["command_line", "note_arguments", "places", "record_parameters", "redacted"]
+__all__ = ["command_line", "note_arguments", "places", "record_parameters"]
 
 Library = type[LightningBase]
 
@@ -81,21 +81,11 @@ def record_parameters(framework: LightningBase, given: Any) -> None:
         framework: whose run it is.
         given: a mapping, a namespace or a dataclass; what is in it too.
     """
-    said = redacted(dict(_flat(given, "/")))
+    said = redacted_params(dict(_flat(given, "/")))
     new = {n: value for n, value in said.items() if n not in _INTERNAL and framework.told.get(n, _NEVER) != value}
     if new and framework.experiment is not None:
         framework.told.update(new)
         framework.experiment.log_params(new)
-
-
-def redacted(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters without secrets: every one that Lightning names passes here."""
-    try:
-        secrets: Any = importlib.import_module("tracelet.provenance.secrets")
-    except ImportError:
-        return params
-    told: dict[str, Any] = secrets.redacted_params(params)
-    return told
 
 
 def _merged(trainer: Any) -> dict[str, Any]:

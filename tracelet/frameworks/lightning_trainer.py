@@ -13,8 +13,8 @@ from tracelet.core import active
 from tracelet.frameworks.lightning_base import LightningBase, Place
 from tracelet.frameworks.lightning_metrics import meet
 from tracelet.frameworks.lightning_params import note_arguments
-from tracelet.frameworks.patching import Switch, Wrapper, after
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper, after
 
 __all__ = ["places"]
 

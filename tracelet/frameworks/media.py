@@ -12,9 +12,9 @@ from tracelet.core.contents import Content
 from tracelet.core.metrics import MetricType
 from tracelet.frameworks import summaries
 from tracelet.frameworks.capturing import Taken, watching
-from tracelet.frameworks.patching import Switch, Wrapper, after
 from tracelet.frameworks.summarywriter import Writers, text_of
 from tracelet.guard import say
+from tracelet.patching import Switch, Wrapper, after
 
 __all__ = ["media_methods"]
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tracelet.core.active import current
 from tracelet.frameworks import tracing
 from tracelet.frameworks.optimizer_patches import KEY, places
-from tracelet.frameworks.patching import MethodPatch, Switch
 from tracelet.frameworks.pausing import PausablePatch
 from tracelet.frameworks.steps import enter, here, leave
 from tracelet.guard import in_a_line, say, swallow
+from tracelet.patching import MethodPatch, Switch
 
 if TYPE_CHECKING:
     from tracelet.frameworks.hearing import Hearing

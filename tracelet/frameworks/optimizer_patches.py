@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core.active import current
 from tracelet.frameworks import tracing
 from tracelet.frameworks.gradients import Clip, clip_of, total_norm
-from tracelet.frameworks.patching import Switch, Wrapper, after
 from tracelet.frameworks.scaling import of_scaling, scaled_by
 from tracelet.frameworks.steps import here
 from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper, after
 
 if TYPE_CHECKING:
     from tracelet.frameworks.optimizers import OptimizersFramework

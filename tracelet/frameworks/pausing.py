@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from tracelet.frameworks import tracing
-from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper
+from tracelet.patching import MethodPatch, Switch, Wrapper
 
 __all__ = ["PausablePatch"]
 

@@ -1,19 +1,12 @@
-"""Lightning under its older name, `pytorch_lightning`: a package of its own, whose classes are others.
-
-`TraceletLogger` is in here too, for who would rather name a logger than be listened to. It is made when it is asked for:
-importing this file does not import Lightning.
-"""
+"""Lightning under its older name, `pytorch_lightning`: a package of its own, whose classes are others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from tracelet.frameworks.lightning_base import LightningBase
 
-if TYPE_CHECKING:
-    from tracelet.frameworks.lightning_logger import TraceletLogger
-
-__all__ = ["PyTorchLightningFramework", "TraceletLogger"]
+__all__ = ["PyTorchLightningFramework"]
 
 
 class PyTorchLightningFramework(LightningBase):
@@ -27,12 +20,3 @@ class PyTorchLightningFramework(LightningBase):
     identifier: ClassVar[str] = "pytorch_lightning"
     module: ClassVar[str] = "pytorch_lightning"
     package: ClassVar[str] = "pytorch_lightning"
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TraceletLogger":
-        from tracelet.frameworks.lightning_logger import logger_of
-
-        globals()[name] = logger_of(PyTorchLightningFramework, __name__)
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from tracelet.core.active import current, in_context
 from tracelet.core.labels import normalise
 from tracelet.frameworks import once
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper, after
+from tracelet.patching import MethodPatch, Switch, Wrapper, after
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, ModuleType
 from typing import Any, Final
 
-from tracelet.frameworks.patching import MethodPatch, Switch, Wrapper
 from tracelet.guard import Guard, swallow
+from tracelet.patching import MethodPatch, Switch, Wrapper
 from tracelet.provenance.parameters import flatten
 
 __all__ = ["listen"]

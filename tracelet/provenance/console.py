@@ -98,7 +98,7 @@ class Console:
     def _work(self) -> None:
         with _KEEPING:
             with importing():
-                from tracelet.provenance.secrets import learn_surroundings
+                from tracelet.secrets import learn_surroundings
             learn_surroundings()
             while not self._end.is_set():
                 with suppress(Empty):
@@ -107,7 +107,7 @@ class Console:
 
     def _keep(self, last: bool) -> None:
         from tracelet.provenance.printed import Lines
-        from tracelet.provenance.secrets import redacted_text
+        from tracelet.secrets import redacted_text
 
         if len(self._printed) == _MOST_WAITING:
             say("more is printed than can be kept: what came before is left out of the run's console", key="console")

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from tracelet.provenance.secrets import is_secret, redacted_arguments, redacted_text
+from tracelet.secrets import is_secret, redacted_arguments, redacted_text
 
 __all__ = [
     "ENVIRONMENT",

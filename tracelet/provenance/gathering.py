@@ -122,7 +122,7 @@ class Gathering:
         with _GATHERING:
             with importing():
                 from tracelet.provenance import facts, parts  # noqa: F401
-                from tracelet.provenance.secrets import learn_surroundings
+                from tracelet.secrets import learn_surroundings
             learn_surroundings()
             facts.of_main(self._main)
             with self._recording:
@@ -144,7 +144,7 @@ class Gathering:
         return tags_alone(self, self._run.name) if self._scope == "tags" else ()
 
     def _hold_params(self) -> None:
-        from tracelet.provenance.secrets import redacted_params
+        from tracelet.secrets import redacted_params
 
         while not self._found.empty():
             self._held.update(redacted_params(self._found.get() or {}))
@@ -163,7 +163,7 @@ class Gathering:
 
     def _record_params(self) -> None:
         from tracelet.provenance.parameters import of_absl, of_hydra
-        from tracelet.provenance.secrets import redacted_params
+        from tracelet.secrets import redacted_params
 
         self._hold_params()
         params, self._held = self._held, {}

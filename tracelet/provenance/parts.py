@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from tracelet.guard import say
 from tracelet.provenance import facts, git
 from tracelet.provenance.gpus import Gpus
-from tracelet.provenance.secrets import redacted_text
+from tracelet.secrets import redacted_text
 
 __all__ = ["Book", "parts", "tags_alone"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tracelet.provenance.secrets import MARK, KeyBlocks
+from tracelet.secrets import MARK, KeyBlocks
 
 __all__ = ["Lines"]
 

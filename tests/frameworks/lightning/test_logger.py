@@ -40,7 +40,7 @@ FRAMEWORKS = {"lightning.pytorch": LightningFramework, "pytorch_lightning": PyTo
 
 def of(package: ModuleType) -> Any:
     name = "lightning" if package.__name__ == "lightning.pytorch" else "pytorch_lightning"
-    return importlib.import_module(f"tracelet.frameworks.{name}").TraceletLogger
+    return importlib.import_module(f"tracelet.loggers.{name}").TraceletLogger
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +214,7 @@ def test_disabled(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = of(package)()
     begin = tracelet.start_logging
     monkeypatch.setattr(
-        "tracelet.frameworks.lightning_logger.start_logging", lambda **given: started.append(given) or begin(**given)
+        "tracelet.loggers.lightning_logger.start_logging", lambda **given: started.append(given) or begin(**given)
     )
     fit(package, logger=logger)
     assert len(started) == 1
@@ -245,7 +245,7 @@ def test_in_a_configuration(package: ModuleType, alone: testing.Captured) -> Non
     cli = importlib.import_module(f"{package.__name__}.cli").LightningCLI
     where = of(package).__module__
     (block,) = [each for each in blocks("yaml") if each.page == "docs/reference/frameworks/lightning.md"]
-    said = block.code.replace("tracelet.frameworks.lightning", where)
+    said = block.code.replace("tracelet.loggers.lightning", where)
     Path("config.yaml").write_text(said + "      run_id: an-id\n      resume: auto\n  max_epochs: 1\n")
 
     class Model(module_class(package)):  # type: ignore[misc]
@@ -267,7 +267,7 @@ def test_in_a_configuration(package: ModuleType, alone: testing.Captured) -> Non
 def test_lightning_is_imported_when_the_logger_is_asked_for() -> None:
     code = """
 import sys
-import tracelet.frameworks.lightning as mine, tracelet.frameworks.pytorch_lightning
+import tracelet.loggers.lightning as mine, tracelet.loggers.pytorch_lightning
 assert not {"lightning", "pytorch_lightning", "torch"} & set(sys.modules)
 sys.modules["lightning"] = None
 try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tracelet.provenance import secrets
-from tracelet.provenance.secrets import (
+from tracelet import secrets
+from tracelet.secrets import (
     KeyBlocks,
     is_secret,
     learn_surroundings,
