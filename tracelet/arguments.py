@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tracelet.core.metrics import MetaValue
 from tracelet.guard import say
-from tracelet.provenance.secrets import redacted_params
+from tracelet.provenance.secrets import learn_surroundings, redacted_params
 
 __all__ = ["parameters"]
 
@@ -59,6 +59,7 @@ def parameters(
             say(f"{name} has more arguments than {_MOST}: the rest is not recorded", key=f"arguments of {name}")
             break
         found[parameter] = value
+    learn_surroundings()
     return redacted_params(found)
 
 

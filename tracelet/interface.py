@@ -209,7 +209,7 @@ def start_logging(
     run.began_during = exits.under_way()
     try:
         run.begin()
-        lifetime.activate(run, options, outer)
+        lifetime.activate(run, options, outer, below=nested and bool(place.parent))
         if begun is not None and options.tags:
             run.set_tags(options.tags)
         if config:

@@ -60,13 +60,14 @@ _at_exit_of = 0  # the process that stops its runs when it exits
 _changing = threading.RLock()
 
 
-def activate(run: Experiment, options: Options, outer: Experiment | None = None) -> None:
+def activate(run: Experiment, options: Options, outer: Experiment | None = None, *, below: bool = False) -> None:
     """Make a run the context's, intercept for it, and have it stopped when the process exits.
 
     Args:
         run: the run.
         options: what it was started with.
         outer: the run that it is within.
+        below: it is within one of a process above.
     """
     from tracelet import frameworks, provenance
 
@@ -76,7 +77,7 @@ def activate(run: Experiment, options: Options, outer: Experiment | None = None)
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
-    provenance.begin(run, options)
+    provenance.begin(run, options, below=below)
     _stop_at_exit()
 
 

@@ -72,6 +72,27 @@ def test_it_is_live(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert paths == ["console/0001.log"] * 2, "nothing is told again that has not changed"
 
 
+def test_much_that_is_printed_at_once(home: Path, tmp_path: Path) -> None:
+    with streams(tmp_path):
+        with gathered(home, console=True):
+            for number in range(40_000):
+                print(number)
+        assert log(home) == "".join(f"{number}\n" for number in range(40_000))
+
+
+def test_more_than_can_wait_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_MOST_WAITING", 100)
+    monkeypatch.setattr(console.Console, "start", lambda self: None)
+    with streams(tmp_path):
+        with gathered(home, console=True):
+            for number in range(200):
+                sys.stdout.write(f"{number}\n")
+        assert log(home) == "".join(f"{number}\n" for number in range(100, 200))
+    assert "more is printed than can be kept" in (tmp_path / "err").read_text() + capfd.readouterr().err
+
+
 def test_logging_handlers_and_whoever_holds_the_stream(home: Path, tmp_path: Path) -> None:
     with streams(tmp_path):
         handler = logging.StreamHandler()

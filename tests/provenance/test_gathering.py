@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from tests.provenance.support import Repository, files, gathered, here, params, said, tags
 from tests.support import runs
-from tests.support.spool_points import records
+from tests.support.spool_points import points, records, records_of
 from tracelet import provenance
-from tracelet.core.metrics import RunStatus
+from tracelet.core import active
+from tracelet.core.metrics import Artifact, Params, RunStatus, Tags
 from tracelet.core.options import Options
 from tracelet.launch.command import understand
 from tracelet.provenance import facts, gathering, git
@@ -56,7 +57,7 @@ def test_tags_and_files_of_a_run_that_is_over_at_once(home: Path, repository: Re
     kept = files(home)
     assert list(kept) == [
         f"provenance/{name}"
-        for name in ("command.json", "environment.json", "packages.txt", "untracked.txt", "changes.patch")
+        for name in ("environment.json", "packages.txt", "untracked.txt", "changes.patch", "command.json")
     ]
     assert kept["provenance/untracked.txt"] == "notes.txt\n"
     assert "-lr = 0.1\n+lr = 0.2\n" in kept["provenance/changes.patch"]
@@ -132,6 +133,65 @@ def test_what_the_script_says_goes_before_and_is_not_doubled(home: Path) -> None
         assert args.layers
     assert params(home) == {"lr": 0.5, "layers": "[1, 2]", "name": "None"}
     assert tags(home)["cpu"] == "mine"
+
+
+def test_a_secret_that_only_a_late_parser_knows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(git, "find", lambda folder: asked.set() or None)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "-k", "squirrel-7"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "-k", "squirrel-7"])
+    with gathered(home):
+        assert asked.wait(30)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("-k", "--api-key")
+        with monkeypatch.context() as patch:
+            patch.setattr("tracelet.provenance.arguments._is_anothers", lambda frame: False)
+            parser.parse_args()
+    assert tags(home)["command"] == "python train.py -k REDACTED"
+    assert "squirrel-7" not in said(home)
+
+
+def test_a_nested_run_has_the_tags_and_its_own_parameters(
+    home: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = git._git
+    monkeypatch.setattr(git, "_git", lambda folder, words, *most: asked.extend(words) or ask(folder, words, *most))
+    repository.write({"train.py": "lr = 0.2\n"})
+    options = Options(system_every=60)
+    nested: list[str] = []
+    with here(repository.folder), runs.running(home) as outer:
+        active.begin(outer, options=options)
+        provenance.begin(outer, options)
+        for number in range(3):
+            args = argparse.Namespace(number=number)
+            with runs.running(home) as inner:
+                active.begin(inner, outer, options)
+                provenance.begin(inner, options)
+                nested.append(inner.id)
+                assert args.number == number
+    assert asked.count("status") <= 2, "an inner one may have come before the outer one, and has told the others"
+    told = merged(home, outer.id)
+    assert {"host.name", "command", "git.commit", "git.dirty"} <= told.keys()
+    for number, run_id in enumerate(nested):
+        assert merged(home, run_id) == told
+        assert [record.values for record in records_of(Params, home, run_id)] == [{"number": number}]
+        assert records_of(Artifact, home, run_id) == points(home, run_id) == []
+    assert {"provenance/changes.patch", "provenance/command.json"} <= files(home).keys()
+    assert "system/memory_percent" in {point.name for point in points(home, outer.id)}
+
+
+def test_a_run_below_a_process_that_records_asks_for_its_tags(home: Path, repository: Repository) -> None:
+    with here(repository.folder), runs.running(home) as run:
+        provenance.begin(run, Options(system_every=60), below=True)
+    assert tags(home)["git.dirty"] == "false"
+    assert files(home) == {}
+    assert points(home) == []
+
+
+def merged(home: Path, run_id: str) -> dict[str, str]:
+    """The tags of a run."""
+    return {name: value for record in records_of(Tags, home, run_id) for name, value in record.values.items()}
 
 
 def test_tags_of_the_start_go_before(home: Path) -> None:

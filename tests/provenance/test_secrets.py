@@ -8,7 +8,7 @@ from tracelet.provenance import secrets
 from tracelet.provenance.secrets import (
     KeyBlocks,
     is_secret,
-    learn_environment,
+    learn_surroundings,
     redacted_arguments,
     redacted_params,
     redacted_text,
@@ -212,6 +212,10 @@ TEXTS = {
     'secret: str = "a b c"': 'secret: str = "REDACTED"',
     '{"lr": 1, "apiKey": "a\\"b"}': '{"lr": 1, "apiKey": "REDACTED"}',
     "+python train.py --api-key abc --lr 3": "+python train.py --api-key REDACTED --lr 3",
+    '["token=abc", "lr=1"]': '["token=REDACTED", "lr=1"]',
+    "Namespace(header=['X-Api-Key: abc'])": "Namespace(header=['X-Api-Key: REDACTED'])",
+    'run(["a.py", "--api-key", "abc", "--lr", "1"])': 'run(["a.py", "--api-key", "REDACTED", "--lr", "1"])',
+    "+    '--token',\n+    'abc',\n": "+    '--token',\n+    'REDACTED',\n",
     "x = 1\npassword=hunter2\ny = 2": "x = 1\npassword=REDACTED\ny = 2",
 }
 KEPT = [
@@ -225,6 +229,10 @@ KEPT = [
     "use_auth_token: true",
     "max_tokens: 3",
     'choices=["token", "cls"]',
+    'add_argument("--token", "-t", help="your token")',
+    'add_argument("--token", type=str, default="")',
+    'log("token: %s", "token={}", f"token={token}")',
+    '"use: password=<password>"',
     "Bearer authentication is used",
     "token embedding_dim-2 of a basic training-loop",
     "sklearn sk-learn scikit-learn",
@@ -314,9 +322,15 @@ def test_the_value_of_a_secret_variable_is_hidden_wherever_it_turns_up(monkeypat
     monkeypatch.setenv("SOME_API_KEY", "squirrel-7")
     monkeypatch.setenv("OTHER_TOKEN", "adam")  # a word that other texts have too
     monkeypatch.setenv("HARMLESS", "squirrel-8")
-    learn_environment()
+    learn_surroundings()
     assert redacted_text("printed: squirrel-7 squirrel-8 adam") == "printed: REDACTED squirrel-8 adam"
     assert redacted_arguments(["squirrel-7"]) == ["REDACTED"]
+
+
+def test_a_secret_of_the_command_line_is_hidden_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.orig_argv", ["python", "train.py", "--api-key", "squirrel-7"])
+    learn_surroundings()
+    assert redacted_text("printed: squirrel-7") == "printed: REDACTED"
 
 
 def test_a_long_text_is_searched_to_its_end() -> None:

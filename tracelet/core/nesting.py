@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.options import Options
 
-__all__ = ["around", "of_main_thread", "options_of", "outer_of", "outermost", "put", "shared", "within"]
+__all__ = ["around", "of_main_thread", "options_of", "outer_of", "outermost", "outers", "put", "shared", "within"]
 
 
 class _Nest(NamedTuple):
@@ -58,6 +58,15 @@ def around(run: Experiment) -> Experiment | None:
     return nest.outer if nest.by_context else None
 
 
+def outers(run: Experiment) -> list[Experiment]:
+    """All that a run is within, the innermost first."""
+    chain = []
+    while (outer := outer_of(run)) is not None:
+        chain.append(outer)
+        run = outer
+    return chain
+
+
 def options_of(run: Experiment) -> Options | None:
     """What a run was started with; None when nobody knows."""
     return _of(run).options
@@ -76,7 +85,7 @@ def outermost(run: Experiment, runs: Iterable[Experiment]) -> Experiment:
 
 def within(run: Experiment, runs: Iterable[Experiment]) -> list[Experiment]:
     """Of some runs those that are within one, the innermost first."""
-    chains = [(_chain(other), other) for other in runs if other is not run]
+    chains = [(outers(other), other) for other in runs if other is not run]
     return [other for chain, other in sorted(chains, key=lambda each: -len(each[0])) if run in chain]
 
 
@@ -86,12 +95,12 @@ def shared(runs: Iterable[Experiment]) -> Experiment | None:
     Of a chain that is its end; of several runs within one, that one; of runs that have nothing in common, none.
     """
     there = list(runs)
-    outers = {outer for run in there for outer in _chain(run)}
+    around_some = {outer for run in there for outer in outers(run)}
     found: list[Experiment] | None = None
     for run in there:
-        if run in outers:
+        if run in around_some:
             continue
-        chain = [outer for outer in (*reversed(_chain(run)), run) if outer in there]
+        chain = [outer for outer in (*reversed(outers(run)), run) if outer in there]
         found = chain if found is None else [one for one, other in zip(found, chain, strict=False) if one is other]
     return found[-1] if found else None
 
@@ -99,15 +108,6 @@ def shared(runs: Iterable[Experiment]) -> Experiment | None:
 def of_main_thread(runs: Iterable[Experiment]) -> list[Experiment]:
     """Of some runs those that the main thread started, within such as it started too."""
     return [run for run in runs if _of(run).in_main]
-
-
-def _chain(run: Experiment) -> list[Experiment]:
-    """All that a run is within, the innermost first."""
-    chain = []
-    while (outer := outer_of(run)) is not None:
-        chain.append(outer)
-        run = outer
-    return chain
 
 
 def _of(run: Experiment) -> _Nest:

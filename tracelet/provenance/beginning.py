@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from tracelet.core import nesting
 from tracelet.core.ranks import rank
 from tracelet.guard import Guard
 
@@ -25,25 +26,28 @@ _LAST: Final = 0.2  # and for the last look, where there is nothing left of that
 _begun: weakref.WeakKeyDictionary[Experiment, list[Callable[[float], Any]]] = weakref.WeakKeyDictionary()
 
 
-def begin(run: Experiment, options: Options) -> None:
+def begin(run: Experiment, options: Options, *, below: bool = False) -> None:
     """Record what a run was, how the machine fares, and what the script prints, as the settings say.
 
     All that takes time happens on threads. In the process that began the run; of the ranks of a distributed training the first
-    one tells its parameters, and the first of each node how that one fares. Calling it again, before the run has a stream,
-    takes the place of the first call.
+    one tells its parameters, and the first of each node how that one fares. A nested run has its own parameters and its own
+    console; of the rest it has the tags: what the machine does, and all files, are its outer run's. Calling it again, before
+    the run has a stream, takes the place of the first call.
 
     Args:
         run: records; one without a stream is waited for.
         options: the settings.
+        below: it is within a run of a process above.
     """
     if not run.active or not run.plan.carried or not (options.provenance or options.system_every or options.console):
         return
     with _BEGINNING:
-        _begin(run, options)
+        _begin(run, options, below)
 
 
-def _begin(run: Experiment, options: Options) -> None:
+def _begin(run: Experiment, options: Options, below: bool) -> None:
     me = rank()
+    around = [known for outer in nesting.outers(run) if (known := nesting.options_of(outer)) is not None]
     owner = run.is_owner
     ends = _begun.get(run)
     if ends is not None:
@@ -56,7 +60,7 @@ def _begin(run: Experiment, options: Options) -> None:
     at_once: list[Callable[[], None]] = []
     threads: list[Callable[[], None]] = []
     ends = _begun[run] = []
-    if options.system_every and of_node:
+    if options.system_every and of_node and not (below or any(known.system_every for known in around)):
         from tracelet.provenance.system import SystemMetrics
 
         metrics = SystemMetrics(run, options.system_every)
@@ -74,7 +78,8 @@ def _begin(run: Experiment, options: Options) -> None:
         from tracelet.provenance.gathering import Gathering
         from tracelet.provenance.parameters import in_frames, of_hydra
 
-        gathering = Gathering(run, options.environment, whole=owner)
+        nested = below or any(known.provenance for known in around)
+        gathering = Gathering(run, options.environment, "parameters" if not owner else "tags" if nested else "all")
         heard: list[None] = []
 
         def hear(params: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.guard import Guard, say
@@ -29,7 +31,8 @@ __all__ = ["Console"]
 _EVERY: Final = 1.0
 _CHUNK: Final = 2**20
 _MOST_CHUNKS: Final = 100
-_MOST_WAITING: Final = 10_000  # pieces that are printed between two looks
+_MANY: Final = 5_000  # pieces that are printed: they are looked at before the time has come
+_MOST_WAITING: Final = 200_000  # what comes between two looks, at most
 _KEEPING: Final = Guard("keeping what is printed")
 
 
@@ -43,13 +46,13 @@ class Console:
     def __init__(self, run: Experiment) -> None:
         self._run = run
         self._printed: deque[tuple[int, str]] = deque(maxlen=_MOST_WAITING)
-        self._count = 0
         self._watches: list[_Watch] = []
         self._lines: dict[int, Lines] = {}
         self._chunk: list[str] = []
         self._size = 0
         self._number = 1
         self._told = ""
+        self._due: SimpleQueue[None] = SimpleQueue()  # a signal handler may print
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -66,7 +69,7 @@ class Console:
         """Hear what is printed from now on."""
         for stream in dict.fromkeys((sys.stdout, sys.stderr)):
             if stream is not None and (watch := _watch(stream)) is not None:
-                watch.listeners[id(self)] = self._printed.append
+                watch.listeners[id(self)] = self._hear
                 self._watches.append(watch)
 
     def end(self, wait: float) -> None:
@@ -79,6 +82,7 @@ class Console:
             watch.listeners.pop(id(self), None)
             watch.let_go()
         self._end.set()
+        self._due.put(None)
         if self._thread is not None:
             self._thread.join(wait)
             if self._thread.is_alive():
@@ -86,12 +90,19 @@ class Console:
         with _KEEPING:
             self._keep(last=True)
 
+    def _hear(self, piece: tuple[int, str]) -> None:
+        self._printed.append(piece)
+        if len(self._printed) == _MANY:
+            self._due.put(None)
+
     def _work(self) -> None:
         with _KEEPING:
             with importing():
-                from tracelet.provenance.secrets import learn_environment
-            learn_environment()
-            while not self._end.wait(_EVERY):
+                from tracelet.provenance.secrets import learn_surroundings
+            learn_surroundings()
+            while not self._end.is_set():
+                with suppress(Empty):
+                    self._due.get(timeout=_EVERY)
                 self._keep(last=False)
 
     def _keep(self, last: bool) -> None:

@@ -76,12 +76,12 @@ def command_line() -> list[str]:
     return redacted_arguments([os.path.basename(words[0]), *words[1:]]) if words else []
 
 
-def command() -> bytes:
-    """The command line and how the interpreter was started, as JSON."""
+def command(directory: str) -> bytes:
+    """The command line and how the interpreter was started, in which directory, as JSON."""
     flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if _is_flag(name)}
     said: dict[str, Any] = {
         "arguments": command_line(),
-        "directory": _said(os.getcwd),
+        "directory": redacted_text(directory),
         "executable": sys.executable,
         "flags": {name: value for name, value in flags.items() if value not in (0, False)},
         "warnings": sys.warnoptions,

@@ -1,12 +1,17 @@
-"""Gathers what a run was, on a thread of its own, and keeps parameters back until the script has had time to tell its own."""
+"""Gathers what a run was, on a thread of its own.
+
+Parameters are kept back until the script has had time to tell its own; and so is the command line: which of its words is a
+secret, the script's parser knows (`-k …`), and it may come after the start.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tracelet.guard import Guard, say
 from tracelet.transport.background import importing
@@ -14,7 +19,9 @@ from tracelet.transport.background import importing
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
 
-__all__ = ["Gathering"]
+__all__ = ["Gathering", "Scope"]
+
+Scope: TypeAlias = Literal["all", "tags", "parameters"]
 
 _HOLD: Final = 5.0  # for the script's own log_params: MLflow takes a parameter once
 _SOON: Final = 0.05  # start_logging returns first
@@ -27,17 +34,17 @@ class Gathering:
     Args:
         run: the run.
         environment: variables that may be told, beside the default ones.
-        whole: all of it; without that, parameters alone.
+        scope: how much of it: parameters; those and tags; those and files, too.
 
     Attributes:
         alongside: what its thread starts first. To start a thread is to wait until it runs: the caller waits for one only.
     """
 
-    def __init__(self, run: Experiment, environment: Sequence[str], whole: bool) -> None:
+    def __init__(self, run: Experiment, environment: Sequence[str], scope: Scope) -> None:
         self.alongside: list[Callable[[], None]] = []
         self._run = run
         self._environment = environment
-        self._whole = whole
+        self._scope: Scope = scope
         self._found: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
         self._held: dict[str, Any] = {}
         self._under_way = "arguments, host, packages and git commit"
@@ -45,7 +52,11 @@ class Gathering:
         self._recording = threading.Lock()  # between the thread and the run's end; no user code takes it
         self._closed = False
         self._pid = os.getpid()
+        self._directory = ""
+        with suppress(OSError):  # it is gone
+            self._directory = os.getcwd()
         self._recorded: dict[str, Any] = {}
+        self._told_command = scope == "parameters"
         self._starting: dict[str, threading.Thread] = {}
 
     def found(self, params: Mapping[str, Any]) -> None:
@@ -57,7 +68,7 @@ class Gathering:
 
     def start(self) -> None:
         """Begin, once."""
-        if not self._whole and self._found.empty():
+        if self._scope == "parameters" and self._found.empty():
             return
         thread = threading.Thread(target=self._work, name="tracelet-provenance", daemon=True)
         if self._starting.setdefault("thread", thread) is thread:
@@ -77,13 +88,13 @@ class Gathering:
         thread = self._starting.get("thread")
         if thread is not None:
             thread.join(wait)
-        if self._run.begun and (thread.is_alive() if thread is not None else self._whole):
+        if self._run.begun and (thread.is_alive() if thread is not None else self._scope != "parameters"):
             say(f"run {self._run.name}: it ends without its {self._under_way}, which took too long")
         with self._recording:
             self._closed = True
         if self._run.begun:
             with _GATHERING:
-                self._record_params()
+                self._record_held()
 
     # -- where the parts are written
 
@@ -108,25 +119,43 @@ class Gathering:
         self._ended.wait(_SOON)
         with _GATHERING:
             with importing():
-                from tracelet.provenance.parts import parts
-                from tracelet.provenance.secrets import learn_environment
-            learn_environment()
+                from tracelet.provenance import parts  # noqa: F401
+                from tracelet.provenance.secrets import learn_surroundings
+            learn_surroundings()
             with self._recording:
                 self._hold_params()  # a secret among them is hidden in what comes now
-            for name, gather in parts(self, self._run.name, self._environment) if self._whole else ():
+            for name, gather in self._parts():
                 self._under_way = name
                 with _GATHERING:
                     gather()
         self._under_way = "parameters"
         while not self._ended.wait(_HOLD):
             with _GATHERING, self._recording:
-                self._record_params()
+                self._record_held()
+
+    def _parts(self) -> Iterable[tuple[str, Callable[[], None]]]:
+        from tracelet.provenance.parts import parts, tags_alone
+
+        if self._scope == "all":
+            return parts(self, self._run.name, self._environment)
+        return tags_alone(self, self._run.name) if self._scope == "tags" else ()
 
     def _hold_params(self) -> None:
         from tracelet.provenance.secrets import redacted_params
 
         while not self._found.empty():
             self._held.update(redacted_params(self._found.get() or {}))
+
+    def _record_held(self) -> None:
+        self._record_params()
+        if self._told_command:
+            return
+        self._told_command = True
+        from tracelet.provenance import facts
+
+        self._run.found_tags({"command": facts.quoted(facts.command_line())})
+        if self._scope == "all":
+            self._run.record_artifact("provenance/command.json", facts.command(self._directory), "application/json")
 
     def _record_params(self) -> None:
         from tracelet.provenance.parameters import of_absl, of_hydra

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Final, Protocol
 
 from tracelet.guard import say
@@ -11,9 +13,11 @@ from tracelet.provenance import facts, git
 from tracelet.provenance.gpus import Gpus
 from tracelet.provenance.secrets import redacted_text
 
-__all__ = ["Book", "parts"]
+__all__ = ["Book", "parts", "tags_alone"]
 
 _MOST_PATCH: Final = 4 * 2**20
+_asking = threading.Lock()  # one asks git; who comes meanwhile waits for what it is told
+_told: dict[tuple[str, ...], dict[str, str]] = {}  # tags, by the folders that may be in the repository
 
 
 class Book(Protocol):
@@ -40,34 +44,69 @@ def parts(book: Book, run: str, environment: Sequence[str]) -> Iterator[tuple[st
     yield "GPUs", lambda: _gpus(book)
 
 
+def tags_alone(book: Book, run: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The same without files, for a run within one that has them: git is not asked again for what that one was told."""
+    yield "host", lambda: _host_tags(book)
+    yield "git commit", lambda: _code_tags(book, run)
+    yield "GPUs", lambda: _gpus(book)
+
+
 def _host(book: Book, environment: Sequence[str]) -> None:
-    command = facts.quoted(facts.command_line())
-    book.tags({**facts.host(), "command": command, "script": facts.script()})
-    book.file("command.json", facts.command(), "application/json")
+    _host_tags(book)
     book.file("environment.json", facts.environment(environment), "application/json")
 
 
+def _host_tags(book: Book) -> None:
+    book.tags({**facts.host(), "script": facts.script()})
+
+
 def _gpus(book: Book) -> None:
+    book.tags({"gpu": _gpu_names()})
+
+
+@cache
+def _gpu_names() -> str:
     gpus = Gpus()
     names = gpus.names()
     gpus.close()
-    book.tags({"gpu": ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))})
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def _code(book: Book, run: str) -> None:
+    with _asking:
+        folders = _folders()
+        _told[folders] = {}
+        _ask(book, run, folders, files=True)
+
+
+def _code_tags(book: Book, run: str) -> None:
+    with _asking:
+        folders = _folders()
+        if folders in _told:
+            book.tags(_told[folders])
+        else:
+            _told[folders] = {}
+            _ask(book, run, folders, files=False)
+
+
+def _ask(book: Book, run: str, folders: tuple[str, ...], files: bool) -> None:
+    def tell(tags: dict[str, str]) -> None:
+        _told[folders].update(tags)
+        book.tags(tags)
+
     try:
-        repository = _repository()
+        repository = _repository(folders)
         if repository is None:
             return
         remote = redacted_text(repository.remote)
-        book.tags({"git.commit": repository.commit, "git.branch": repository.branch, "git.repository": remote})
+        tell({"git.commit": repository.commit, "git.branch": repository.branch, "git.repository": remote})
         if repository.bare:
             return
         dirty, untracked = repository.status()
-        book.tags({"git.dirty": "true" if dirty else "false"})
-        if untracked:
+        tell({"git.dirty": "true" if dirty else "false"})
+        if untracked and files:
             book.file("untracked.txt", _bytes("".join(f"{path}\n" for path in untracked)))
-        if dirty:
+        if dirty and files:
             patch, cut = repository.patch(_MOST_PATCH)
             if cut:
                 most = f"{_MOST_PATCH // 2**20} MiB"
@@ -84,18 +123,30 @@ def _bytes(text: str, end: str = "") -> bytes:
     return (redacted_text(text) + end).encode(errors="replace")
 
 
-def _repository() -> git.Repository | None:
-    """The script's, else that of the working directory."""
+def _folders() -> tuple[str, ...]:
+    """Where the repository is looked for: the script's folder, else the working directory."""
     path = facts.script_path()
     folders = [os.path.dirname(path)] if path else []
     try:
         folders.append(os.getcwd())
     except OSError:  # it is gone
         pass
-    for folder in dict.fromkeys(folders):
+    return tuple(dict.fromkeys(folders))
+
+
+def _repository(folders: Iterable[str]) -> git.Repository | None:
+    for folder in folders:
         try:
             return git.find(folder)
         except git.GitError as error:
             if str(error):
                 raise
     return None
+
+
+def _fresh_lock() -> None:
+    global _asking
+    _asking = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)  # a thread that is not there any more may hold the parent's

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -20,7 +21,7 @@ __all__ = [
     "KeyBlocks",
     "is_secret",
     "learn",
-    "learn_environment",
+    "learn_surroundings",
     "redacted_arguments",
     "redacted_params",
     "redacted_text",
@@ -140,6 +141,13 @@ _LINE: Final = re.compile(
     r"(?P<value>[^\s\"'(){}\[\],;#]+)(?=\s*[,;]?\s*(?:#.*)?$)",
     re.MULTILINE,
 )
+# In a list of words: one that has both ("token=…", "X-Api-Key: …"), or an option and the word after it ("--token", "…").
+_ENTRY: Final = re.compile(
+    rf"(?P<quote>[\"'])[-+~]{{0,2}}{_NAME}(?:=|:\s{{0,4}})(?![%<$])(?P<value>[^\s\"'{{}}\[\]()]+)(?P=quote)"
+)
+_NEXT: Final = re.compile(
+    rf"(?P<mark>[\"'])--?{_NAME}(?P=mark)\s{{0,4}},\s{{0,40}}(?:[+-]\s{{0,40}})?[rbfu]{{0,2}}(?![\"']-){_VALUE}"
+)
 _TYPES: Final = _set("int str float bool bytes any path object")
 # In a command line: anywhere, and up to the next blank.
 _INLINE: Final = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}(?P<value>[^\s,;&{{}}\[\]()\"']+)")
@@ -166,9 +174,10 @@ def learn(values: Iterable[str]) -> None:
             _known[value] = None
 
 
-def learn_environment() -> None:
-    """Hide the values of this process's secret variables wherever they turn up."""
+def learn_surroundings() -> None:
+    """Hide the values of this process's secret variables, and of its command line's, wherever they turn up."""
     learn(os.environ.get(name, "") for name in list(os.environ) if is_secret(name))
+    redacted_arguments(getattr(sys, "orig_argv", sys.argv))
 
 
 def redacted_text(text: str) -> str:
@@ -196,7 +205,7 @@ def _redacted(text: str) -> str:
     if _MAY_NAME.search(text):
         text = _BEARER.sub(rf"\g<1>{MARK}", _LOGIN.sub(rf"\g<1>{MARK}", text))
         text = _AUTHORIZATION.sub(rf"\g<1>{MARK}", text)
-        for pattern in (_QUOTED, _CALL, _LINE, _OPTION):
+        for pattern in (_QUOTED, _CALL, _LINE, _OPTION, _ENTRY, _NEXT):
             text = pattern.sub(_replaced, text)
     for value in list(_known):
         if value in text:
