@@ -88,6 +88,17 @@ def test_the_script_of_launchers_and_programs_is_the_file_that_they_were_given(
     assert facts.script() == "/elsewhere/train.py"
 
 
+def test_the_script_of_a_run_that_ends_as_the_interpreter_does(
+    home: Path, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "_SOON", 60.0)
+    with here(tmp_path):
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", str(repository.folder / "train.py"))
+        with gathered(home):
+            monkeypatch.delattr(sys.modules["__main__"], "__file__")  # so does Python
+    assert (tags(home)["script"], tags(home)["git.branch"]) == ("code/train.py", "main")
+
+
 def test_the_default_name_of_a_run_has_no_arguments() -> None:
     for words in (["-c", "login('k')"], ["sh", "-c", "echo k"], [sys.executable, "-c", "k"]):
         assert understand(words).title in (Path(sys.executable).stem, "sh", Path(sys.executable).resolve().stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_none_and_no_git_is_nothing_to_tell(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GitError, match=r"^$"):
         find(str(repository.folder))
+
+
+def test_where_the_script_reaps_all_children(repository: Repository, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert find(str(repository.folder)).status() == (False, ())
+        with pytest.raises(GitError, match=r"^$"):
+            find(str(tmp_path))
+        (repository.folder / ".git/index").write_bytes(b"odd")
+        with pytest.raises(GitError, match=r"fatal: .*index"):
+            find(str(repository.folder)).status()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_broken_one_says_why(repository: Repository) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "environment",
     "host",
     "of_command",
+    "of_main",
     "packages",
     "quoted",
     "script",
@@ -61,11 +62,17 @@ ENVIRONMENT: Final = (
 )
 _FIELD: Final = re.compile(r"^(Name|Version):[ \t]*(.+?)\s*$", re.MULTILINE)
 _command: list[str] = []
+_main: list[str] = []
 
 
 def of_command(words: Sequence[str]) -> None:
     """This process stands for another program's: that one's command line is the run's."""
     _command[:] = words
+
+
+def of_main(path: str | None) -> None:
+    """The main module's file, if it has one: at the script's end Python forgets it."""
+    _main[:] = [path] if path else []
 
 
 def command_line() -> list[str]:
@@ -91,12 +98,12 @@ def command(directory: str) -> bytes:
 
 def script_path() -> str:
     """The script, absolute; of a program that came with a package, or is no Python, the file that it was given; or empty."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    path = getattr(sys.modules.get("__main__"), "__file__", None) or next(iter(_main), None)
     words = _command or sys.argv
     if _command or (isinstance(path, str) and _is_installed(path)):
         path = next((word for word in words[1:] if word.endswith((".py", ".sh")) and os.path.isfile(word)), None)
     with suppress(OSError):
-        return os.path.abspath(path) if isinstance(path, str) else ""
+        return os.path.abspath(path) if isinstance(path, str) and not path.startswith("<") else ""
     return ""
 
 

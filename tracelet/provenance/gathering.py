@@ -7,6 +7,7 @@ secret, the script's parser knows (`-k …`), and it may come after the start.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -52,6 +53,7 @@ class Gathering:
         self._recording = threading.Lock()  # between the thread and the run's end; no user code takes it
         self._closed = False
         self._pid = os.getpid()
+        self._main: str | None = getattr(sys.modules.get("__main__"), "__file__", None)
         self._directory = ""
         with suppress(OSError):  # it is gone
             self._directory = os.getcwd()
@@ -119,9 +121,10 @@ class Gathering:
         self._ended.wait(_SOON)
         with _GATHERING:
             with importing():
-                from tracelet.provenance import parts  # noqa: F401
+                from tracelet.provenance import facts, parts  # noqa: F401
                 from tracelet.provenance.secrets import learn_surroundings
             learn_surroundings()
+            facts.of_main(self._main)
             with self._recording:
                 self._hold_params()  # a secret among them is hidden in what comes now
             for name, gather in self._parts():

@@ -158,7 +158,8 @@ def _git(folder: str, words: Sequence[str], most: int = 2**20) -> tuple[str, boo
         raise GitError("") from error  # no git; or the folder is gone
     except OSError as error:
         raise GitError(f"git cannot be started: {error.strerror}") from error
-    if process.returncode and not cut:
+    # Where the script reaps all children itself, nobody knows how it ended.
+    if (process.returncode or complaint.startswith(b"fatal:")) and not cut:
         raise GitError(_reason(complaint))
     return out.decode(errors="replace"), cut
 
