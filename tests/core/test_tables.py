@@ -21,6 +21,11 @@ from tracelet.core.metrics import BlobRef, Media
 from tracelet.spoolfile import SpoolDirectory
 
 
+class Hostile:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 def made(given: Any, columns: Any = None) -> tuple[list[str], list[list[Any]]]:
     content = tables.table(given, columns, "t")
     assert content.media_type == "application/json"
@@ -100,6 +105,7 @@ def test_cells() -> None:
         "numpy nan": (np.float64("nan"), None),
         "numpy bool": (np.bool_(False), False),
         "numpy text": (np.str_("x"), "x"),
+        "hostile": (Hostile(), "Hostile"),
         "tensor": (torch.tensor(3), 3),
         "NA": (pandas.NA, None),
         "NaT": (pandas.NaT, None),

@@ -209,8 +209,15 @@ def _cell(value: Any) -> str | int | float | bool | None:
         if isinstance(value, int):
             return int(value)
         if not isinstance(value, float):
-            return str(value)
+            return _text(value)
         value = float(value)
     if math.isfinite(value):
         return value  # type: ignore[no-any-return]
     return None if math.isnan(value) else str(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # the user's own __str__ fails
+        return type(value).__name__
