@@ -14,11 +14,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 from tracelet.core.metrics import RunStatus
+from tracelet.guard import swallow
 
 __all__ = ["install", "keep_interrupt", "note", "of_exception", "outcome", "under_way", "uninstall"]
+
+_MOST_WORDS: Final = 500  # of an exception
 
 _noted: tuple[int, str] | None = None
 _original: Callable[..., NoReturn] | None = None
@@ -52,7 +55,7 @@ def outcome(began_during: int = 0) -> tuple[RunStatus, str]:
         return RunStatus.FINISHED, ""
     if _noted is not None:
         code, reason = _noted
-        return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), reason
+        return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), _told(reason)
     error = getattr(sys, "last_value", None)
     if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an exception ends nothing
         return of_exception(error)
@@ -73,7 +76,22 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # the user's own __str__ fails
         said = type(error).__name__
-    return RunStatus.KILLED if interrupted else RunStatus.FAILED, said[:500]
+    return RunStatus.KILLED if interrupted else RunStatus.FAILED, _told(said)
+
+
+def _told(said: str) -> str:
+    """The words of an exception as they may be told: without secrets, and not too many."""
+    kind, colon, words = said[: 8 * _MOST_WORDS].partition(":")
+    if not colon:
+        return said[:_MOST_WORDS]
+    try:
+        from tracelet.provenance.secrets import learn_surroundings, redacted_text
+
+        learn_surroundings()
+        return f"{kind}:{redacted_text(words)}"[:_MOST_WORDS]
+    except Exception as error:  # at the very end nothing can be imported
+        swallow("telling why the run ended", error)
+        return kind
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -9,9 +9,11 @@ from functools import partial
 
 import pytest
 
+import tracelet
 from tests.support.clients import Client, client
 from tracelet import exits
-from tracelet.core.metrics import RunStatus
+from tracelet.core.metrics import RunEnd, RunStatus
+from tracelet.testing import capture
 
 FINISHED, FAILED, KILLED = RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED
 
@@ -201,3 +203,13 @@ def test_ends(shared: Client, end: str) -> None:
     assert "tracelet:" not in done.err
     assert shared.status(end) == word
     assert shared.points(end, "a") == [(0, 1.5)]
+
+
+def test_why_it_ended_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "squirrel-7")
+    with pytest.raises(RuntimeError), capture() as cap, tracelet.start_logging("x"):
+        raise RuntimeError(f"401 for squirrel-7 at https://me:pw@host/, api_key='k' {'.' * 480} hf_{'a' * 600}")
+    (end,) = [record for _, record in cap._records() if isinstance(record, RunEnd)]
+    assert end.reason.startswith("RuntimeError: 401 for REDACTED at https://REDACTED@host/, api_key='REDACTED' ...")
+    assert len(end.reason) == 500
+    assert "hf_a" not in end.reason

@@ -109,7 +109,7 @@ def _exit_code(end: SystemExit) -> tuple[int, str]:
         return 0, ""
     if isinstance(code, int):
         return code & 0xFF, f"exit code {code & 0xFF}"
-    return 1, f"exit code 1: {code}"[:500]
+    return 1, f"exit code 1: {code}"[:4000]
 
 
 def _hide_our_frames() -> None:
