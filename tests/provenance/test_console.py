@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,6 +269,17 @@ def test_threads(home: Path, tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
         assert sorted(log(home).splitlines()) == sorted(f"{n}-{i}" for n in range(4) for i in range(200))
+
+
+def test_a_stream_that_is_done_with_is_not_held(home: Path, tmp_path: Path) -> None:
+    with (tmp_path / "err").open("w") as err, contextlib.redirect_stderr(err):
+        out = (tmp_path / "out").open("w")
+        with contextlib.redirect_stdout(out), gathered(home, console=True):
+            print("one")
+    gone = weakref.ref(out)
+    del out  # which flushes it
+    assert gone() is None
+    assert (tmp_path / "out").read_text() == "one\n"
 
 
 def test_it_is_opt_in(home: Path, tmp_path: Path) -> None:

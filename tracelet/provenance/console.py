@@ -177,6 +177,7 @@ class _Watch:
             del self._stream.write
         else:
             self._stream.write = self._own
+        _watches.pop(id(self._stream), None)
 
 
 _watches: dict[int, _Watch] = {}

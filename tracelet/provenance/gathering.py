@@ -150,7 +150,8 @@ class Gathering:
             self._held.update(redacted_params(self._found.get() or {}))
 
     def _record_held(self) -> None:
-        self._record_params()
+        with _GATHERING:
+            self._record_params()
         if self._told_command:
             return
         self._told_command = True
