@@ -267,6 +267,14 @@ def test_a_working_directory_that_is_gone(home: Path, tmp_path: Path) -> None:
     assert json.loads(files(home)["provenance/command.json"])["directory"] == ""
 
 
+def test_a_script_that_deletes_its_command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys, "argv")
+    monkeypatch.setattr(sys, "orig_argv", None)
+    with gathered(home):
+        pass
+    assert (tags(home)["command"], tags(home)["host.name"]) == (sys.executable.split("/")[-1], socket.gethostname())
+
+
 def test_a_patch_that_is_too_long_is_cut_and_said(
     home: Path, repository: Repository, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +297,7 @@ def test_only_the_process_that_began_the_run(home: Path) -> None:
             run.stop(RunStatus.FINISHED, "", 0.0)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-    hosts = [record for record in records(home) if "host.name" in str(record)]
+    hosts = [record for record in records_of(Tags, home) if "host.name" in record.values]
     assert len(hosts) == 1
 
 

@@ -79,7 +79,7 @@ def command_line() -> list[str]:
     """The command line, as it was typed, without secrets; the interpreter's own path is shortened to its name."""
     if _command:
         return redacted_arguments(_command)
-    words = list(getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv])
+    words = list(map(str, getattr(sys, "orig_argv", None) or [sys.executable, *getattr(sys, "argv", ())]))
     return redacted_arguments([os.path.basename(words[0]), *words[1:]]) if words else []
 
 
@@ -99,7 +99,7 @@ def command(directory: str) -> bytes:
 def script_path() -> str:
     """The script, absolute; of a program that came with a package, or is no Python, the file that it was given; or empty."""
     path = getattr(sys.modules.get("__main__"), "__file__", None) or next(iter(_main), None)
-    words = _command or sys.argv
+    words = _command or [str(word) for word in getattr(sys, "argv", ())]
     if _command or (isinstance(path, str) and _is_installed(path)):
         path = next((word for word in words[1:] if word.endswith((".py", ".sh")) and os.path.isfile(word)), None)
     with suppress(OSError):
@@ -140,7 +140,7 @@ def host() -> Mapping[str, str]:
     said = {
         "host.name": _said(socket.gethostname),
         "user.name": _said(_user),
-        "python.version": platform.python_version(),
+        "python.version": _said(_python),
         "os": _said(_system),
         "cpu": _said(_cpu),
     }
@@ -167,6 +167,10 @@ def packages() -> bytes:
 
 def _is_flag(name: str) -> bool:
     return not name.startswith(("_", "n_")) and name not in ("count", "index")
+
+
+def _python() -> str:
+    return platform.python_version()  # a file of the user's may have that module's name
 
 
 def _user() -> str:

@@ -121,6 +121,7 @@ _BEARER: Final = re.compile(r"\b(Bearer\s+)(?=[\w.~+/-]*[\d.~+/_-]|\w{20})[\w.~+
 _AUTHORIZATION: Final = re.compile(
     r"(\bauthorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?)(?:\w+[ \t]+)?[^\s\"',}]+", re.IGNORECASE
 )
+_COOKIE: Final = re.compile(r"(\bcookie[\"']?\s{0,4}:\s{0,4}[\"']?)(?=[^\s\"'=]{1,80}=)[^\n\"']+", re.IGNORECASE)
 # In a URL: user and password before the host; a single word likewise, where it is no login name of ssh.
 _USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^/\s@\"'<>]+)@")
 _KEY_BLOCK: Final = re.compile(
@@ -129,7 +130,7 @@ _KEY_BLOCK: Final = re.compile(
 )
 # name = value, where the value is written out: quoted, or a single word at the end of its line.
 _NAME: Final = r"(?P<name>[A-Za-z_][\w.-]{0,80})"
-_VALUE: Final = r"(?P<quote>[\"'])(?P<value>(?:\\.|(?!(?P=quote))[^\\\n])+)(?P=quote)"
+_VALUE: Final = r"(?P<quote>\"\"\"|'''|[\"'])(?P<value>(?:\\.|(?!(?P=quote))[^\\\n])+)(?P=quote)"
 _QUOTED: Final = re.compile(
     rf"(?<![\w.-]){_NAME}[\"'\]]{{0,2}}\s{{0,4}}(?::\s{{0,4}}\w[\w\[\]., |]{{0,40}}=|[:=]>?)\s{{0,4}}[rbfu]{{0,2}}{_VALUE}"
 )
@@ -140,6 +141,19 @@ _LINE: Final = re.compile(
     rf"^[ \t+>-]{{0,40}}(?:(?:export|set|ENV|ARG)\s+)?{_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}"
     r"(?P<value>[^\s\"'(){}\[\],;#]+)(?=\s*[,;]?\s*(?:#.*)?$)",
     re.MULTILINE,
+)
+# A default, of an option (`add_argument("--token", default="…")`) or of a field (`token: str = Field("…")`).
+_DEFAULT: Final = re.compile(
+    rf"(?P<mark>[\"'])(?:--)?{_NAME}(?P=mark)(?:[^\"'\n]|[\"'][^\"'\n]{{0,80}}[\"']){{0,20}}?"
+    rf",\s{{0,40}}(?:[+-]\s{{0,40}})?default\s{{0,4}}=\s{{0,4}}[rbfu]{{0,2}}{_VALUE}"
+)
+_FIELD: Final = re.compile(
+    rf"(?<![\w.-]){_NAME}\s{{0,4}}:\s{{0,4}}\w[\w\[\]., |]{{0,40}}=\s{{0,4}}"
+    rf"[\w.]{{1,40}}\(\s{{0,4}}(?:default\s{{0,4}}=\s{{0,4}})?[rbfu]{{0,2}}{_VALUE}"
+)
+# In front of a command of a shell's: `HF_TOKEN=… python train.py`.
+_SHELL: Final = re.compile(
+    r"(?<![\w.-])(?P<name>[A-Z][A-Z0-9_]{1,80})=(?P<value>[^\s\"'(){}\[\],;&|$]+)(?=[ \t]+[\w./])"
 )
 # In a list of words: one that has both ("token=…", "X-Api-Key: …"), or an option and the word after it ("--token", "…").
 _ENTRY: Final = re.compile(
@@ -153,6 +167,7 @@ _TYPES: Final = _set("int str float bool bytes any path object")
 _INLINE: Final = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s{{0,4}}[:=]\s{{0,4}}(?P<value>[^\s,;&{{}}\[\]()\"']+)")
 # An option in the middle of a text: in a shell's script, or what `sh -c` is given.
 _OPTION: Final = re.compile(r"(?<![\w-])--(?P<name>[A-Za-z][\w.-]{0,80})[ \t]+(?![-|&;])[\"']?(?P<value>[^\s\"';|&]+)")
+_IN_TEXTS: Final = (_QUOTED, _CALL, _LINE, _OPTION, _ENTRY, _NEXT, _DEFAULT, _FIELD, _SHELL)
 _HEADER: Final = re.compile(r"(?P<name>[A-Za-z][\w-]{0,60}):\s{1,4}(?P<value>\S.*)")
 _QUERY: Final = re.compile(r"[?&;](?P<name>[\w.-]{1,80})=(?P<value>[^&;\s\"'#]+)")
 _QUERY_NAMES: Final = re.compile(r"sig|signature|x-amz-(signature|credential|security-token)|key", re.IGNORECASE)
@@ -177,7 +192,7 @@ def learn(values: Iterable[str]) -> None:
 def learn_surroundings() -> None:
     """Hide the values of this process's secret variables, and of its command line's, wherever they turn up."""
     learn(os.environ.get(name, "") for name in list(os.environ) if is_secret(name))
-    redacted_arguments(getattr(sys, "orig_argv", sys.argv))
+    redacted_arguments([str(word) for word in getattr(sys, "orig_argv", None) or ()])
 
 
 def redacted_text(text: str) -> str:
@@ -204,8 +219,8 @@ def _redacted(text: str) -> str:
     text = _FORMS.sub(MARK, text)
     if _MAY_NAME.search(text):
         text = _BEARER.sub(rf"\g<1>{MARK}", _LOGIN.sub(rf"\g<1>{MARK}", text))
-        text = _AUTHORIZATION.sub(rf"\g<1>{MARK}", text)
-        for pattern in (_QUOTED, _CALL, _LINE, _OPTION, _ENTRY, _NEXT):
+        text = _COOKIE.sub(rf"\g<1>{MARK}", _AUTHORIZATION.sub(rf"\g<1>{MARK}", text))
+        for pattern in _IN_TEXTS:
             text = pattern.sub(_replaced, text)
     for value in list(_known):
         if value in text:
