@@ -1,4 +1,4 @@
-"""`TraceletLogger` for Lightning, as `lightning.pytorch`. It is made when it is asked for: importing this file does not import Lightning."""
+"""`TraceletLogger` for `lightning.pytorch`, made when it is asked for: importing this file does not import Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`TraceletLogger` for Lightning under its older name, `pytorch_lightning`. It is made when it is asked for: importing this file does not import Lightning."""
+"""`TraceletLogger` for `pytorch_lightning`, made when it is asked for: importing this file does not import Lightning."""
 
 from __future__ import annotations
 

@@ -75,8 +75,7 @@ def _gpu_names() -> str:
 def _code(book: Book, run: str) -> None:
     with _asking:
         folders = _folders()
-        _told[folders] = {}
-        _ask(book, run, folders, files=True)
+        _told[folders] = _ask(book, run, folders, files=True)
 
 
 def _code_tags(book: Book, run: str) -> None:
@@ -85,23 +84,29 @@ def _code_tags(book: Book, run: str) -> None:
         if folders in _told:
             book.tags(_told[folders])
         else:
-            _told[folders] = {}
-            _ask(book, run, folders, files=False)
+            _told[folders] = _ask(book, run, folders, files=False)
 
 
-def _ask(book: Book, run: str, folders: tuple[str, ...], files: bool) -> None:
+def _ask(book: Book, run: str, folders: tuple[str, ...], files: bool) -> dict[str, str]:
+    """Ask git, and write down what it says as it says it.
+
+    Returns:
+        The tags.
+    """
+    told: dict[str, str] = {}
+
     def tell(tags: dict[str, str]) -> None:
-        _told[folders].update(tags)
+        told.update(tags)
         book.tags(tags)
 
     try:
         repository = _repository(folders)
         if repository is None:
-            return
+            return told
         remote = redacted_text(repository.remote)
         tell({"git.commit": repository.commit, "git.branch": repository.branch, "git.repository": remote})
         if repository.bare:
-            return
+            return told
         dirty, untracked = repository.status()
         tell({"git.dirty": "true" if dirty else "false"})
         if untracked and files:
@@ -117,6 +122,7 @@ def _ask(book: Book, run: str, folders: tuple[str, ...], files: bool) -> None:
     except git.GitError as error:
         if str(error):
             say(f"run {run}: the state of its code is not recorded: {error}", key=f"git {error}")
+    return told
 
 
 def _bytes(text: str, end: str = "") -> bytes:
