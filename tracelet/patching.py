@@ -83,6 +83,11 @@ class MethodPatch:
             say("wrapt runs without its C extension: each intercepted call takes about 7 times as long")
         return FunctionWrapper(present, self._build(self._switch))
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it is left."""
+        return self._wrapper is None
+
     def uninstall(self) -> None:
         """Put the original back if nobody wrapped on top, else switch off."""
         with _changing:

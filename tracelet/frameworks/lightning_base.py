@@ -153,9 +153,11 @@ class LightningBase(Framework):
     def unpatch(cls) -> None:
         """Take the patches off; when they are not on, do nothing."""
         cls._files_wanted = False
-        for (identifier, _, _), patch in list(_patches.items()):
-            if identifier == cls.identifier:
+        for key, patch in list(_patches.items()):
+            if key[0] == cls.identifier:
                 patch.uninstall()
+                if patch.gone:
+                    del _patches[key]  # it would keep the script's class alive
         cls.met.clear()
         cls.beside = ()
 

@@ -176,8 +176,12 @@ def _logger(library: Library) -> Callable[[Switch], Wrapper]:
             if scope is None:
                 scope = Scope(framework.recent)
                 token = once.enter(scope)
-            scope.begin(instance, _prefix(instance))
-            given = _kept(*args, **kwargs)
+            given = None
+            try:
+                scope.begin(instance, _prefix(instance))
+                given = _kept(*args, **kwargs)
+            except Exception as error:
+                swallow(_RECORDING, error)
             try:
                 result = wrapped(*args, **kwargs)
             finally:
@@ -185,7 +189,8 @@ def _logger(library: Library) -> Callable[[Switch], Wrapper]:
                 if token is not None:
                     once.leave(token)
             try:
-                _given(framework, scope, logger, *given)
+                if given is not None:
+                    _given(framework, scope, logger, *given)
             except Exception as error:
                 swallow(_RECORDING, error)
             return result

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -318,6 +320,28 @@ def test_a_logger_that_is_called_as_lightnings_dummy(package: ModuleType, cap: t
     trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
     assert logger.given
     assert arrived(cap) == logger.given
+
+
+def test_what_a_logger_says_of_itself_may_raise(
+    package: ModuleType, cap: testing.Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> str:
+        raise RuntimeError("not yet")
+
+    monkeypatch.delenv("TRACELET_RAISE_INTERNAL")
+    logger = type("Odd", (type(keeping(package)),), {"_prefix": property(refuse)})()
+    trainer(package, logger=logger, max_epochs=1).fit(module(package), data())
+    assert arrived(cap) == logger.given
+
+
+def test_a_loggers_class_is_not_kept_alive(package: ModuleType) -> None:
+    kind = type("Mine", (type(keeping(package)),), {"log_metrics": lambda self, metrics, step=None: None})
+    with testing.capture():
+        trainer(package, logger=kind(), max_epochs=1).fit(module(package), data())
+    gone = weakref.ref(kind)
+    del kind
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_logger_that_fails_fails_the_training_as_it_would(package: ModuleType, cap: testing.Captured) -> None:
