@@ -52,7 +52,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.guard",
         "tracelet.errors",
     ),
-    "tracelet.exits": ("tracelet.core.metrics",),
+    "tracelet.exits": ("tracelet.core.metrics", "tracelet.guard", "tracelet.secrets"),
     "tracelet.patching": ("tracelet.guard",),
     "tracelet.provenance": (
         "tracelet.patching",

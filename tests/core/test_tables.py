@@ -176,4 +176,4 @@ def test_a_run_records_it(home: Path, capfd: pytest.CaptureFixture[str], monkeyp
     (spool,) = SpoolDirectory.under(home)
     said = json.loads((spool.blobs / large.content.sha256).read_bytes())
     assert said == {"columns": ["x", "y", "z"], "data": [[0.0] * 3] * 5000}
-    assert "recording a table failed (TypeError: str is no table" in capfd.readouterr().err
+    assert "recording table wrong failed (TypeError: str is no table" in capfd.readouterr().err

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Final, SupportsIndex
 
 from tracelet.core import contents, tables
 from tracelet.core.contents import Content, Missing
@@ -20,7 +20,7 @@ from tracelet.guard import Guard, say
 
 __all__ = ["MediaLog"]
 
-_GUARDS = {kind: Guard(f"recording {'an' if kind.value[0] in 'aeiou' else 'a'} {kind.value}") for kind in MetricType}
+_CLOSING: Final = Guard("closing a figure")
 
 
 class MediaLog(Recording):
@@ -238,7 +238,7 @@ class MediaLog(Recording):
         if not self.active:
             self._tell_not_recorded()
             return
-        with _GUARDS[kind]:
+        with Guard(f"recording {kind.value} {name}"):
             try:
                 content = make(*given)
             except Missing as missing:
@@ -261,5 +261,5 @@ def _graph(model: Any, example: Any) -> Content:
 def _close(figure: Any) -> None:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
-        with _GUARDS[MetricType.FIGURE]:
+        with _CLOSING:
             pyplot.close(figure)
