@@ -133,6 +133,8 @@ def test_a_status_that_cannot_be_compared() -> None:
 
 
 def test_sys_exit_is_put_back_only_while_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "_installed", None)  # W&B, where another test has used it, stays on top of ours for good
+    monkeypatch.setattr(sys, "exit", partial(sys.exit))
     before = sys.exit
     exits.install()
     exits.install()
