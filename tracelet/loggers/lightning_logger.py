@@ -204,6 +204,10 @@ class TraceletLogger:
         """Record a text, in Markdown; see `Experiment.log_text`."""
         self.experiment.log_text(key, text, step)
 
+    def log_table(self, key: str, table: Any, step: int | None = None, **kwargs: Any) -> None:
+        """Record a table; see `Experiment.log_table`."""
+        self.experiment.log_table(key, table, step, **kwargs)
+
     def log_audio(self, key: str, samples: Any, step: int | None = None, **kwargs: Any) -> None:
         """Record sound; see `Experiment.log_audio`."""
         self.experiment.log_audio(key, samples, step, **kwargs)

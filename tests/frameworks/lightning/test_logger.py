@@ -173,6 +173,7 @@ def test_what_a_module_calls(package: ModuleType, cap: testing.Captured) -> None
             logger.log_image("images", [torch.zeros(2, 2, 3)] * 2, step=2, dataformats="HWC")
             logger.log_histogram("histogram", [1.0, 2.0], 3)
             logger.log_text("text", "words", 4)
+            logger.log_table("table", {"a": [1]}, 4)
             logger.log_audio("audio", numpy.zeros(9), 5, sample_rate=8000)
             logger.log_video("video", numpy.zeros((1, 2, 3, 4, 4)), 6)
             logger.experiment.log_metric("metric", 1.5, 7)
@@ -180,7 +181,8 @@ def test_what_a_module_calls(package: ModuleType, cap: testing.Captured) -> None
 
     trainer(package, logger=of(package)(), max_epochs=1).fit(Calling(), data())
     assert [(each.name, each.step) for each in cap.media() if not each.name.startswith("optim/")] == [
-        ("image", 1), ("images/0", 2), ("images/1", 2), ("histogram", 3), ("text", 4), ("audio", 5), ("video", 6),
+        ("image", 1), ("images/0", 2), ("images/1", 2), ("histogram", 3), ("text", 4), ("table", 4),
+        ("audio", 5), ("video", 6),
     ]  # fmt: skip
     assert [(point.value, point.step) for point in cap.points("metric")] == [(1.5, 7)]
     assert cap.params["a/b"] == 1
