@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ class Trainer:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", script, str(self._returned), str(steps), str(pace)],
                 cwd=folder,
-                env=os.environ | environment,
+                env=os.environ | environment | {"PYTHONFAULTHANDLER": "1"},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
@@ -67,5 +68,10 @@ class Trainer:
         return self.returned
 
     def finish(self, seconds: float) -> int:
-        """Wait for its end; the exit code."""
-        return self.process.wait(seconds * BUSY)
+        """Wait for its end; the exit code. One that does not end says where its threads are."""
+        try:
+            return self.process.wait(seconds * BUSY)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(60)
+            raise AssertionError(self.errors.read_text()) from None

@@ -31,13 +31,14 @@ class Hearing:
         self._recorded = recorded
         self._changed = changed
         self._patience = _PATIENCE
+        self._over = False
         self.steps = 0
         self.open = True
         self.since = object()
 
     def begin(self) -> None:
         """A step is to be recorded."""
-        if not self.open:
+        if not self.open and not self._over:
             self.since = object()
             self.open = True
             self._changed(self)
@@ -56,7 +57,8 @@ class Hearing:
             self._changed(self)
 
     def end(self) -> None:
-        """The run ends."""
+        """The run ends: a step that is under way does not open it again."""
+        self._over = True
         self.open = False
         self._changed(self)
 

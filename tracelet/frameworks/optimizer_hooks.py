@@ -127,6 +127,7 @@ class Hooks:
 
     def uninstall(self) -> None:
         """Take them off; when they are not on, do nothing."""
+        self._open.clear()  # no run is left
         handles, self._handles, self._leaving = self._handles, [], []
         for handle in handles:
             handle.remove()
