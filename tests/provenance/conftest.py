@@ -1,4 +1,4 @@
-"""Nothing that a test taught to be a secret is one in the next test, and no tool of the machine's user has a say."""
+"""No tool of the machine's user has a say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from tests.provenance.support import Repository
 
 
 @pytest.fixture(autouse=True)
-def _forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tracelet.secrets._known", {})
+def _on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tracelet.provenance.beginning._AT_END", 60.0)  # on a busy machine all of it arrives too
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
