@@ -56,7 +56,9 @@ def _faults_of_ours_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard re-raises what it would swallow, and says again what it said in another test."""
     monkeypatch.setenv("TRACELET_RAISE_INTERNAL", "1")
     monkeypatch.setattr("tracelet.guard._said", {})
-    monkeypatch.setattr("tracelet.secrets._known", {})  # what another test has taught it
+    # What another test has taught them.
+    monkeypatch.setattr("tracelet.secrets._known", {})
+    monkeypatch.setattr("tracelet.exits._noted", None)
     for name in list(os.environ):
         if name.startswith("TRACELET_") and name not in ("TRACELET_RAISE_INTERNAL", "TRACELET_TORTURE_SEED"):
             monkeypatch.delenv(name)
