@@ -173,6 +173,21 @@ def test_parsers_of_launchers_are_theirs(heard: list[dict[str, Any]], monkeypatc
         assert len(heard) == count
 
 
+def test_who_has_wrapped_a_parser_is_not_its_caller(heard: list[dict[str, Any]]) -> None:
+    """ClearML wraps `ArgumentParser.parse_args` for good when it is imported, whoever imports it."""
+
+    def within(module: str, call: Any) -> Any:
+        names: dict[str, Any] = {"__name__": module, "inner": call}
+        exec("def call(parser): return inner(parser)", names)
+        return names["call"]
+
+    wrapped = within("clearml.binding.args", argparse.ArgumentParser.parse_args)
+    within("torch.distributed.run", wrapped)(parser())
+    assert heard == []
+    within("train", wrapped)(parser())
+    assert len(heard) == 1
+
+
 def test_jsonargparse_but_not_lightnings_parsers(heard: list[dict[str, Any]]) -> None:
     import jsonargparse
 

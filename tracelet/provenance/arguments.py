@@ -40,6 +40,8 @@ _OTHERS: Final = frozenset(
         *("traitlets", "hydra", "coverage", "pdb", "trace", "cProfile", "streamlit", "debugpy", "pydevd", "tracelet"),
     )
 )
+# Who parses for its caller, and who wraps that: ClearML, once it is imported.
+_BETWEEN: Final = frozenset(("argparse", "jsonargparse", "wrapt", "clearml"))
 # LightningCLI's parsers: what they make is its configuration, which the Lightning framework records.
 _LIGHTNING: Final = ("lightning.pytorch.cli", "pytorch_lightning.cli")
 _LISTENING: Final = Guard("recording arguments")
@@ -134,7 +136,7 @@ def _is_anothers(frame: FrameType | None) -> bool:
     """Whether the parser belongs to a launcher or a test runner: to the first caller that is no parser itself."""
     while frame is not None:
         top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if top not in ("argparse", "jsonargparse", "wrapt") and not _is_ours(frame):
+        if top not in _BETWEEN and not _is_ours(frame):
             return top in _OTHERS
         frame = frame.f_back
     return False
