@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 from tracelet.core import active
 from tracelet.core.options import ENV_FILE, read_environment
 from tracelet.core.tables import is_frame
-from tracelet.core.values import as_float, as_step
+from tracelet.core.values import as_float, as_step, read_together
 from tracelet.guard import Guard, say, was_said
 from tracelet.interface import get_active_experiment
 
@@ -83,7 +83,8 @@ def log(values: Mapping[str, Any], step: SupportsIndex | None = None) -> None:
                     _log_one(run, name, value, at, now)
         if on_devices:
             with _LOGGING:
-                for name, number in _read(on_devices):
+                names, tensors = zip(*on_devices, strict=True)
+                for name, number in zip(names, read_together(tensors), strict=True):
                     record(name, number, at, now)
 
 
@@ -221,14 +222,3 @@ def _is_on_device(value: Any) -> bool:
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     tensor = getattr(torch, "Tensor", None)
     return tensor is not None and isinstance(value, tensor) and value.device.type != "cpu" and value.numel() == 1
-
-
-def _read(tensors: list[tuple[str, Any]]) -> Iterator[tuple[str, float]]:
-    """The numbers of tensors of one element on devices; one wait for each device and type."""
-    torch = sys.modules["torch"]
-    alike: dict[tuple[Any, Any], list[tuple[str, Any]]] = {}
-    for name, tensor in tensors:
-        alike.setdefault((tensor.device, tensor.dtype), []).append((name, tensor))
-    for group in alike.values():
-        numbers = torch.stack([tensor.detach().reshape(()) for _, tensor in group]).tolist()
-        yield from zip((name for name, _ in group), map(float, numbers), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -17,7 +18,19 @@ import tomllib
 from tests.support.mlflow_store import MlflowStore
 from tests.support.spine import Spine
 
-__all__ = ["FOLDER", "Block", "Ran", "Repair", "block", "blocks", "execute", "run", "run_inside"]
+__all__ = [
+    "FOLDER",
+    "Block",
+    "Ran",
+    "Repair",
+    "block",
+    "blocks",
+    "check_blocks",
+    "check_tests",
+    "execute",
+    "run",
+    "run_inside",
+]
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "002"
@@ -133,6 +146,25 @@ def block(number: int, folder: Path = FOLDER) -> Block:
     """The block with a number, as the document counts."""
     (found,) = (each for each in blocks(folder) if each.file.startswith(f"block_{number:02}_"))
     return found
+
+
+def check_blocks(folder: Path, number: int) -> None:
+    """Every block of a document is in its table, as the document has it."""
+    table = blocks(folder)
+    assert [each.file for each in table] == sorted(path.name for path in folder.glob("block_*"))
+    assert len(table) == number
+    found = {each.file: hashlib.sha256(each.path.read_bytes()).hexdigest() for each in table}
+    assert found == {each.file: each.sha256 for each in table}
+
+
+def check_tests(folder: Path, names: Mapping[str, Any]) -> None:
+    """Every block has a test among a module's names, or a reason why there is none."""
+    for each in blocks(folder):
+        assert bool(each.tests) != bool(each.reason), each.file
+        assert each.expects, each.file
+        assert all(repair.why for repair in each.repairs), each.file
+        for name in each.tests:
+            assert callable(names.get(name)), f"{each.file}: there is no {name}"
 
 
 def execute(

@@ -7,7 +7,6 @@ where imports take seconds, in the process of a block.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import socket
@@ -24,7 +23,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from tests.seeds.blocks import HERE, block, blocks, execute, run_inside
+from tests.seeds.blocks import HERE, block, check_blocks, check_tests, execute, run_inside
 from tests.seeds.histories import Points, arrived, as_float32, in_mlflow
 from tests.support.commands import TRACELET
 from tests.support.pages import ROOT, examples
@@ -423,17 +422,8 @@ def test_every_example_of_the_page_is_known() -> None:
 
 
 def test_every_block_is_there_as_the_document_has_it() -> None:
-    assert [each.file for each in blocks(FOLDER)] == sorted(path.name for path in FOLDER.glob("block_*"))
-    assert len(blocks(FOLDER)) == 15
-    assert {each.file: hashlib.sha256(each.path.read_bytes()).hexdigest() for each in blocks(FOLDER)} == {
-        each.file: each.sha256 for each in blocks(FOLDER)
-    }
+    check_blocks(FOLDER, 15)
 
 
 def test_every_block_has_a_test_that_exists_or_a_reason() -> None:
-    for each in blocks(FOLDER):
-        assert bool(each.tests) != bool(each.reason), each.file
-        assert each.expects, each.file
-        assert all(repair.why for repair in each.repairs), each.file
-        for name in each.tests:
-            assert callable(globals().get(name)), f"{each.file}: there is no {name}"
+    check_tests(FOLDER, globals())

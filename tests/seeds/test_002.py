@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.seeds.blocks import FOLDER, Ran, blocks, run
+from tests.seeds.blocks import FOLDER, Ran, check_blocks, check_tests, run
 from tests.support.spine import Spine
 
 pytestmark = pytest.mark.timeout(400)
@@ -301,16 +300,8 @@ def test_log_interval(spine: Spine) -> None:
 
 
 def test_every_block_is_there_as_the_document_has_it() -> None:
-    assert [each.file for each in blocks()] == sorted(path.name for path in FOLDER.glob("*.py"))
-    assert len(blocks()) == 14
-    assert {each.file: hashlib.sha256(each.path.read_bytes()).hexdigest() for each in blocks()} == {
-        each.file: each.sha256 for each in blocks()
-    }
+    check_blocks(FOLDER, 14)
 
 
 def test_every_block_has_a_test_that_exists_or_a_reason() -> None:
-    for each in blocks():
-        assert bool(each.tests) != bool(each.reason), each.file
-        assert each.expects, each.file
-        for name in each.tests:
-            assert callable(globals().get(name)), f"{each.file}: there is no {name}"
+    check_tests(FOLDER, globals())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import runpy
@@ -27,7 +26,7 @@ from torch.utils.data import DataLoader
 
 import tracelet
 from tests.seeds import digits
-from tests.seeds.blocks import HERE, block, blocks, run_inside
+from tests.seeds.blocks import HERE, block, check_blocks, check_tests, run_inside
 from tests.seeds.histories import Points, arrived, as_float32, in_csv, in_event_files, in_mlflow, in_wandb
 from tests.support import commands
 from tests.support.mlflow_store import MlflowStore
@@ -578,17 +577,8 @@ def test_wandb_beside_other_loggers(cap: Captured, folder: Path) -> None:
 
 
 def test_every_block_is_there_as_the_document_has_it() -> None:
-    assert [each.file for each in blocks(FOLDER)] == sorted(path.name for path in FOLDER.glob("block_*"))
-    assert len(blocks(FOLDER)) == 20
-    assert {each.file: hashlib.sha256(each.path.read_bytes()).hexdigest() for each in blocks(FOLDER)} == {
-        each.file: each.sha256 for each in blocks(FOLDER)
-    }
+    check_blocks(FOLDER, 20)
 
 
 def test_every_block_has_a_test_that_exists_or_a_reason() -> None:
-    for each in blocks(FOLDER):
-        assert bool(each.tests) != bool(each.reason), each.file
-        assert each.expects, each.file
-        assert all(repair.why for repair in each.repairs), each.file
-        for name in each.tests:
-            assert callable(globals().get(name)), f"{each.file}: there is no {name}"
+    check_tests(FOLDER, globals())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from tracelet.core.metrics import MetaValue
 from tracelet.guard import say
 
-__all__ = ["as_float", "as_meta", "as_step"]
+__all__ = ["as_float", "as_meta", "as_step", "read_together"]
 
 
 def as_float(value: Any) -> float:
@@ -28,6 +29,21 @@ def as_float(value: Any) -> float:
     if isinstance(value, str | bytes):
         raise TypeError(f"a metric's value must be a number, not {type(value).__name__} {value!r:.40}")
     return float(value)
+
+
+def read_together(tensors: Sequence[Any]) -> list[float]:
+    """The float64 of tensors of one element each, which lie on devices: each device is waited for once."""
+    torch: Any = sys.modules["torch"]  # whoever has a tensor has imported it
+    by_device: dict[Any, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(place)
+    numbers = [0.0] * len(tensors)
+    for device, places in by_device.items():
+        wide = torch.float32 if device.type == "mps" else torch.float64  # which Apple's devices do not have
+        together = torch.stack([tensors[place].detach().reshape(()).to(wide) for place in places])
+        for place, number in zip(places, together.tolist(), strict=True):
+            numbers[place] = number
+    return numbers
 
 
 def as_step(step: Any) -> int:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any, Final
 
+from tracelet.core.values import read_together
 from tracelet.frameworks import once
 from tracelet.frameworks.lightning_base import LightningBase, Place
 from tracelet.frameworks.lightning_params import record_parameters
@@ -257,7 +258,7 @@ def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Tensors and numpy scalars as numbers; those on devices are brought over at once, in one read for each device."""
     values: dict[str, Any] = dict(metrics)
-    waiting: dict[Any, list[str]] = {}
+    waiting: list[str] = []
     torch: Any = sys.modules.get("torch")
     for name, value in metrics.items():
         if torch is not None and isinstance(value, torch.Tensor):
@@ -266,13 +267,11 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
             if value.device.type == "cpu":
                 values[name] = value.detach().reshape(()).tolist()  # no read of a device, as `item` would be counted
             else:
-                waiting.setdefault(value.device, []).append(name)
+                waiting.append(name)
         elif not isinstance(value, int | float) and hasattr(value, "item") and getattr(value, "size", 0) == 1:
             values[name] = value.item()
-    for device, names in waiting.items():
-        precise = torch.float32 if device.type == "mps" else torch.float64  # which Apple's devices do not have
-        together = torch.stack([metrics[name].detach().reshape(()).to(precise) for name in names])
-        values.update(zip(names, together.tolist(), strict=True))
+    if waiting:
+        values.update(zip(waiting, read_together([metrics[name] for name in waiting]), strict=True))
     return values
 
 

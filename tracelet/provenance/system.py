@@ -100,9 +100,9 @@ class Looks:
         self._gpus = gpus or Gpus()
         self._at = 0.0
         self._before: dict[str, float] = {}
-        self._tree: dict[
-            tuple[int, float], tuple[Any, float]
-        ] = {}  # number and start of a process: it, and its CPU time
+        # By number and start: a process, and its CPU time.
+        self._tree: dict[tuple[int, float], tuple[Any, float]] = {}
+        self._ended = 0.0  # CPU time of those that have ended
 
     def look(self) -> Mapping[str, float]:
         """What there is to tell, by name, without `system/`."""
@@ -168,8 +168,7 @@ class Looks:
                 tree[key] = (process, times.user + times.system)
             except psutil.Error:
                 continue  # it has ended
-        ended = [spent for key, (_, spent) in self._tree.items() if key not in tree]
-        self._ended = getattr(self, "_ended", 0.0) + sum(ended)
+        self._ended += sum(spent for key, (_, spent) in self._tree.items() if key not in tree)
         self._tree = tree
         return memory, self._ended + sum(spent for _, spent in tree.values())
 
