@@ -73,6 +73,17 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.interface",
         "tracelet.lifetime",
     ),
+    # Frameworks that start runs.
+    "tracelet.nested": (
+        "tracelet.frameworks",
+        "tracelet.core",
+        "tracelet.patching",
+        "tracelet.secrets",
+        "tracelet.guard",
+        "tracelet.exits",
+        "tracelet.interface",
+        "tracelet.lifetime",
+    ),
     "tracelet_collector": (
         "tracelet.spoolfile",
         "tracelet.proto",

@@ -1,5 +1,7 @@
 """What an intercepted library looks like to tracelet: one class in one file of this folder, all of this shape.
 
+Packages of others may have such a class too, and name it as an entry point of the group `tracelet.frameworks`.
+
 A framework object belongs to one run. The library's patches belong to the process: they go on when the first run wants them,
 or when the library is imported later, and record nothing for a run whose framework object is not tracking.
 """
@@ -9,21 +11,26 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from tracelet.core.active import current
 from tracelet.errors import ConfigurationError
+from tracelet.frameworks.places import Place, Places
 from tracelet.guard import say, swallow
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.core.metrics import MetricType
     from tracelet.core.options import Options
+    from tracelet.patching import Switch, Wrapper
 
 __all__ = ["Framework"]
+
+F = TypeVar("F", bound="Framework")
 
 
 class Framework(ABC):
@@ -36,23 +43,47 @@ class Framework(ABC):
         identifier: its key in the run's frameworks.
         module: the module whose import makes the patches possible.
         package: the top module, whose version counts.
-        since: the oldest version that this was made for; an older one is left alone.
+        since: the oldest version that this was made for, and is tested with; an older one is left alone.
+        before: the first version that it was not made for; such a one is listened to as far as it goes, and a line says so.
         settings: the name of its settings; empty when that is its identifier.
         tracking: calls are recorded for the run.
+        told: parameters that were recorded, to record each once.
     """
 
     identifier: ClassVar[str]
     module: ClassVar[str]
     package: ClassVar[str]
     since: ClassVar[tuple[int, ...]]
+    before: ClassVar[tuple[int, ...]]
     settings: ClassVar[str] = ""
     _wanted: ClassVar[bool] = False
     _awaited: ClassVar[bool] = False
+    _places: ClassVar[Places]
+
+    def __init_subclass__(cls) -> None:
+        if hasattr(cls, "module") and hasattr(cls, "package"):
+            cls._places = Places(cls.module, cls.package)
 
     def __init__(self, captures: bool = True) -> None:
         self.captures = captures
         self.tracking = False
+        self.told: dict[str, Any] = {}
         self._experiment: Experiment | None = None
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The run."""
+        return self._experiment
+
+    @classmethod
+    def here(cls: type[F]) -> F | None:
+        """That of the run which a record made here and now belongs to; None when that records nothing of this library.
+
+        What a patch asks first. `here().experiment` is the run then.
+        """
+        run = current()
+        framework = None if run is None or not run.active else run._frameworks.get(cls.identifier)
+        return framework if isinstance(framework, cls) and framework.tracking else None
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -134,18 +165,37 @@ class Framework(ABC):
     @classmethod
     def uninstall(cls) -> None:
         """Take the patches off where nobody patched on top, else switch them off."""
-        cls._wanted = False
-        cls.unpatch()
+        if cls._wanted:
+            cls._wanted = False
+            cls.unpatch()
 
     @classmethod
-    @abstractmethod
+    def places(cls) -> Iterable[Place]:
+        """Where the library is listened to. Asked once it is imported."""
+        return ()
+
+    @classmethod
     def patch(cls, module: ModuleType) -> None:
-        """Put the patches on; when they are on, do nothing."""
+        """Put the patches on; when they are on, do nothing.
+
+        Args:
+            module: the library's, which is imported.
+        """
+        cls._places.patch(cls.places())
 
     @classmethod
-    @abstractmethod
     def unpatch(cls) -> None:
         """Take them off; when they are not on, do nothing."""
+        cls._places.unpatch()
+
+    @classmethod
+    def patch_method(cls, owner: type | ModuleType, name: str, build: Callable[[Switch], Wrapper]) -> None:
+        """Patch a method of a class that is met later, until `unpatch`; when it is patched, do nothing.
+
+        Raises:
+            KeyError: there is no such method.
+        """
+        cls._places.patch_method(owner, name, build)
 
     @classmethod
     def _on_import(cls, module: ModuleType) -> None:
@@ -158,11 +208,21 @@ class Framework(ABC):
     @classmethod
     def _patch_once(cls, module: ModuleType) -> None:
         version = str(getattr(sys.modules.get(cls.package), "__version__", ""))
-        found = re.match(r"\d+(\.\d+)*", version)
-        if found is not None and tuple(int(part) for part in found[0].split(".")) < cls.since:
-            oldest = ".".join(str(part) for part in cls.since)
-            say(
-                f"{cls.package} {version} is older than {oldest}, the oldest that tracelet is made for: it is not recorded"
-            )
-            return
+        if (found := re.match(r"\d+(\.\d+)*", version)) is not None:
+            here = tuple(int(part) for part in found[0].split("."))
+            if here < cls.since:
+                say(
+                    f"{cls.package} {version} is older than {_dotted(cls.since)}, the oldest that tracelet is made for: "
+                    "it is not recorded"
+                )
+                return
+            if here >= cls.before:
+                say(
+                    f"{cls.package} {version} is newer than what this tracelet is made for (before {_dotted(cls.before)}): "
+                    "it is recorded as far as it is as it was"
+                )
         cls.patch(module)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)

@@ -38,6 +38,7 @@ class FilesFramework(Framework):
     module: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch"
     since: ClassVar[tuple[int, ...]] = (2, 2)
+    before: ClassVar[tuple[int, ...]] = (3,)
     _kinds: ClassVar[set[str]] = set()
 
     def __init__(self, kinds: tuple[str, ...] = ()) -> None:

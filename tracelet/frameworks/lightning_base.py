@@ -1,50 +1,22 @@
-"""What both packages of Lightning have in common: where their calls are seen.
-
-A library's patches are a table: for each place, where it is, and how it is wrapped. A place that a version does not have costs
-one line on stderr, and the rest is recorded.
-"""
+"""What both packages of Lightning have in common: where their calls are seen, and whose they are."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tracelet.core.active import current
 from tracelet.frameworks.base import Framework
 from tracelet.frameworks.once import Recent
-from tracelet.guard import say, swallow
-from tracelet.patching import MethodPatch, Switch, Wrapper
+from tracelet.frameworks.places import Place
 
 if TYPE_CHECKING:
-    from tracelet.core.experiment import Experiment
     from tracelet.core.options import Options
 
-__all__ = ["LightningBase", "Place", "lightning_rank"]
-
-_patches: dict[tuple[str, Any, str], MethodPatch] = {}
-_awaited: dict[str, bool] = {}
-
-
-class Place(NamedTuple):
-    """A method of a class, or a function of a module.
-
-    Attributes:
-        module: behind the package's name; with a dot in front.
-        owner: the class in it; empty for the module itself.
-        name: of the method or function.
-        build: makes the wrapper.
-        newer: the oldest versions do not have it: nobody misses it there.
-    """
-
-    module: str
-    owner: str
-    name: str
-    build: Callable[[Switch], Wrapper]
-    newer: bool = False
+__all__ = ["LightningBase", "lightning_rank"]
 
 
 def lightning_rank() -> int:
@@ -63,13 +35,13 @@ class LightningBase(Framework):
     Attributes:
         artifacts: those that are kept.
         recent: what the script gave to loggers by itself.
-        told: parameters that were recorded, to record each once.
         met: classes of loggers that are patched.
         beside: the loggers of the Trainer that was met last.
         explicit: there is, or was, a logger of our own: what its Trainer logs is recorded, captured or not.
     """
 
     since: ClassVar[tuple[int, ...]] = (2, 2)
+    before: ClassVar[tuple[int, ...]] = (3,)
     settings: ClassVar[str] = "lightning"
     met: ClassVar[set[type]]
     beside: ClassVar[tuple[weakref.ref[Any], ...]]
@@ -77,6 +49,7 @@ class LightningBase(Framework):
     _files_wanted: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.met, cls.beside = set(), ()
 
     def __init__(self, capture: bool = True, artifacts: tuple[str, ...] = ()) -> None:
@@ -84,7 +57,6 @@ class LightningBase(Framework):
         self.capture = capture
         self.artifacts = frozenset(artifacts)
         self.recent = Recent()
-        self.told: dict[str, Any] = {}
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -101,11 +73,6 @@ class LightningBase(Framework):
         if self.artifacts:
             type(self)._files_wanted = True
         super().start_tracking()
-
-    @property
-    def experiment(self) -> Experiment | None:
-        """The run."""
-        return self._experiment
 
     @classmethod
     def here(cls) -> LightningBase | None:
@@ -131,8 +98,8 @@ class LightningBase(Framework):
         return None if lightning_rank() and not run.plan.rank_label else framework
 
     @classmethod
-    def patch(cls, module: ModuleType) -> None:
-        """Patch what there is; what is patched already stays so."""
+    def places(cls) -> list[Place]:
+        """Where Lightning is listened to."""
         from tracelet.frameworks import (
             lightning_events,
             lightning_files,
@@ -145,65 +112,20 @@ class LightningBase(Framework):
         parts = [lightning_metrics, lightning_params, lightning_trainer, lightning_media, lightning_events]
         if cls._files_wanted:
             parts.append(lightning_files)
-        cls._patch_places(place for part in parts for place in part.places(cls))
+        return [place for part in parts for place in part.places(cls)]
+
+    @classmethod
+    def patch(cls, module: ModuleType) -> None:
+        """Patch what there is; what is patched already stays so."""
+        from tracelet.frameworks import lightning_metrics
+
+        super().patch(module)
         lightning_metrics.meet_loggers_of(cls)
-        cls._patch_command_line(lightning_params.command_line(cls))
 
     @classmethod
     def unpatch(cls) -> None:
         """Take the patches off; when they are not on, do nothing."""
         cls._files_wanted = False
-        for key, patch in list(_patches.items()):
-            if key[0] == cls.identifier:
-                patch.uninstall()
-                if patch.gone:
-                    del _patches[key]  # it would keep the script's class alive
+        super().unpatch()
         cls.met.clear()
         cls.beside = ()
-
-    @classmethod
-    def patch_method(cls, owner: type | ModuleType, name: str, build: Callable[[Switch], Wrapper]) -> None:
-        """Patch one method; when it is patched, do nothing.
-
-        Raises:
-            KeyError: there is no such method.
-        """
-        _patches.setdefault((cls.identifier, owner, name), MethodPatch(owner, name, build)).install()
-
-    @classmethod
-    def _patch_places(cls, places: Iterable[Place]) -> None:
-        missed, met = [], 0
-        for place in places:
-            try:
-                owner: Any = importlib.import_module(cls.module + place.module)
-                owner = getattr(owner, place.owner) if place.owner else owner
-                cls.patch_method(owner, place.name, place.build)
-                met += 1
-            except (AttributeError, ImportError, KeyError):
-                if not place.newer:
-                    missed.append(place)
-        if len(missed) > 1 and not met:
-            say(f"the {cls.package} that was imported has nothing of what is listened to: it is not recorded")
-            return
-        for place in missed:
-            where = ".".join(part for part in (cls.module + place.module, place.owner, place.name) if part)
-            say(f"there is no {where} in this version of {cls.package}: what is seen there is not recorded")
-
-    @classmethod
-    def _patch_command_line(cls, places: list[Place]) -> None:
-        """Its module is a part of its own, with a dependency of its own."""
-        name = f"{cls.module}{places[0].module}"
-        if name in sys.modules:
-            cls._patch_places(places)
-        elif name not in _awaited:
-            import wrapt
-
-            def patch(_: ModuleType) -> None:
-                if cls._wanted:
-                    try:
-                        cls._patch_places(places)
-                    except Exception as error:  # it must not break the user's import
-                        swallow(f"intercepting {name}", error)
-
-            _awaited[name] = True
-            wrapt.register_post_import_hook(patch, name)

@@ -9,7 +9,8 @@ from tracelet import exits
 from tracelet.core import contents
 from tracelet.core.labels import MEASURED
 from tracelet.core.metrics import MetricType
-from tracelet.frameworks.lightning_base import LightningBase, Place
+from tracelet.frameworks.lightning_base import LightningBase
+from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper
 

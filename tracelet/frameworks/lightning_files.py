@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tracelet.frameworks import kept
-from tracelet.frameworks.lightning_base import LightningBase, Place
+from tracelet.frameworks.lightning_base import LightningBase
+from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper
 

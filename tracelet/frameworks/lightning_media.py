@@ -16,8 +16,9 @@ from tracelet.core import contents, tables
 from tracelet.core.contents import Content, Missing
 from tracelet.core.metrics import MetaValue, MetricType
 from tracelet.core.values import as_step
-from tracelet.frameworks.lightning_base import LightningBase, Place
+from tracelet.frameworks.lightning_base import LightningBase
 from tracelet.frameworks.lightning_metrics import log_dir_beside
+from tracelet.frameworks.places import Place
 from tracelet.guard import say, swallow
 from tracelet.patching import Switch, Wrapper
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.core.values import read_together
 from tracelet.frameworks import once
-from tracelet.frameworks.lightning_base import LightningBase, Place
-from tracelet.frameworks.lightning_params import record_parameters
+from tracelet.frameworks.lightning_base import LightningBase
+from tracelet.frameworks.lightning_params import INTERNAL
 from tracelet.frameworks.once import Scope
+from tracelet.frameworks.parameters import record_parameters
+from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper, after
 
@@ -294,6 +296,6 @@ def _log_dir(loggers: list[Any]) -> str:
 def _hyperparameters(library: Library) -> Callable[[Switch], Wrapper]:
     def record(logger: Any, params: Any = None, *_: Any, **__: Any) -> None:
         if (framework := library.capturing()) is not None:
-            record_parameters(framework, params)
+            record_parameters(framework, params, INTERNAL)
 
     return after("recording hyperparameters", record)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracelet.core import active
-from tracelet.frameworks.lightning_base import LightningBase, Place
+from tracelet.frameworks.lightning_base import LightningBase
 from tracelet.frameworks.lightning_metrics import meet
 from tracelet.frameworks.lightning_params import note_arguments
+from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper, after
 

@@ -49,6 +49,7 @@ class OptimizersFramework(Framework):
     module: ClassVar[str] = "torch"
     package: ClassVar[str] = "torch"
     since: ClassVar[tuple[int, ...]] = (2, 2)
+    before: ClassVar[tuple[int, ...]] = (3,)
     _hooks: ClassVar[Hooks] = Hooks()
 
     def __init__(self, every: int | None = None, status: bool = False, histogram_every: int = 100) -> None:

@@ -20,5 +20,6 @@ class PyTorchFramework(SummaryWriterFramework):
     module: ClassVar[str] = "torch.utils.tensorboard.writer"
     package: ClassVar[str] = "torch"
     since: ClassVar[tuple[int, ...]] = (2, 2)
+    before: ClassVar[tuple[int, ...]] = (3,)
     layout: ClassVar[str] = "tensorboard.plugins.custom_scalar.layout_pb2"
     hparams_step: ClassVar[int] = 4

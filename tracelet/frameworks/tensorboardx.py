@@ -20,6 +20,7 @@ class TensorboardXFramework(SummaryWriterFramework):
     module: ClassVar[str] = "tensorboardX.writer"
     package: ClassVar[str] = "tensorboardX"
     since: ClassVar[tuple[int, ...]] = (2, 6)
+    before: ClassVar[tuple[int, ...]] = (3,)
     layout: ClassVar[str] = "tensorboardX.proto.layout_pb2"
     settings: ClassVar[str] = "pytorch"  # whoever switches the capture of SummaryWriters off means all of them
     hparams_step: ClassVar[int] = 3

@@ -19,8 +19,9 @@ from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks import kept, lightning_metrics, once
 from tracelet.frameworks.lightning_base import LightningBase, lightning_rank
-from tracelet.frameworks.lightning_params import record_parameters
+from tracelet.frameworks.lightning_params import INTERNAL
 from tracelet.frameworks.once import Recent
+from tracelet.frameworks.parameters import record_parameters
 from tracelet.guard import Guard
 from tracelet.interface import start_logging
 
@@ -154,7 +155,7 @@ class TraceletLogger:
         framework = self._framework(self._begun())
         with _PARAMETERS:
             if framework is not None:
-                record_parameters(framework, params)
+                record_parameters(framework, params, INTERNAL)
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Keep the checkpoint, where `log_model` says so.

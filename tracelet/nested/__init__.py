@@ -1,0 +1,1 @@
+"""Libraries in which a run has runs within it: the trials of a search, the steps of a workflow."""

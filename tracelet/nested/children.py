@@ -1,0 +1,60 @@
+"""A run within the active one, for as long as a library works on one thing: a trial, a step.
+
+Whatever goes wrong here, the library's work goes on, and what it logs is recorded in the run around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracelet import exits, lifetime
+from tracelet.core import active
+from tracelet.core.experiment import Experiment
+from tracelet.core.metrics import RunStatus
+from tracelet.guard import Guard
+from tracelet.interface import start_logging
+
+__all__ = ["begin", "end"]
+
+_BEGINNING = Guard("beginning a run within the active one")
+_ENDING = Guard("ending a run within the active one")
+
+
+def begin(
+    name: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None, **settings: Any
+) -> Experiment | None:
+    """Begin a run within the active one, in this context.
+
+    Args:
+        name: the run's name.
+        params: its parameters.
+        tags: its tags.
+        settings: more arguments of `start_logging`.
+
+    Returns:
+        The run; None when there is none around it that records, in a muted context, and when it cannot be begun.
+    """
+    run = None
+    with _BEGINNING:
+        around = active.current()
+        if around is not None and around.active:
+            run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
+    return run
+
+
+def end(run: Experiment | None, status: RunStatus | None = None, reason: str = "") -> None:
+    """End a run that `begin` began; what was active before is again.
+
+    Args:
+        run: the run, or None: then nothing is done.
+        status: how it ended; by default as the exception says that is being handled, else finished.
+        reason: why.
+    """
+    if run is None:
+        return
+    with _ENDING:
+        if run.active:
+            how = exits.outcome(run.began_during) if status is None else (status, reason)
+            lifetime.stop(run, *how)
+            lifetime.settle_one(run)
