@@ -1,11 +1,8 @@
-"""What every population optimizer promises, whatever the algorithm."""
+"""What every population optimizer promises, whatever the algorithm: a step, and what it is judged by."""
 
 from __future__ import annotations
 
-import copy
-import io
 import math
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -16,30 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.landscapes import rastrigin, sphere
+from tests.support.searching import judged, make, tensor
 from tracelet import optim
 from tracelet.optim import batched
-
-ALGORITHMS = ["BFO", "AdaptiveBFO", "HybridBFO", "CMAES", "DifferentialEvolution", "ParticleSwarm"]
-
-
-def make(name: str, params: Any, **kwargs: Any) -> Any:
-    kwargs.setdefault("population_size", 10)
-    return getattr(optim, name)(params, **kwargs)
-
-
-def tensor(*values: float, **kwargs: Any) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(values, **kwargs))
-
-
-def judged(loss: Tensor) -> float:
-    """What a closure returns that has called backward and keeps no graph."""
-    loss.backward()
-    return loss.item()
-
-
-@pytest.fixture(params=ALGORITHMS)
-def build(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return lambda params, **kwargs: make(request.param, params, **kwargs)
 
 
 def test_a_step_ends_with_the_incumbent_in_the_parameters(build: Callable[..., Any]) -> None:
@@ -151,25 +127,6 @@ def test_exceptions_of_the_closure_propagate_and_leave_the_parameters(build: Cal
     assert torch.equal(parameter, before)
     loss = optimizer.step(lambda: parameter.square().sum())  # and the search goes on
     assert math.isfinite(loss.item())
-
-
-def test_bounds_hold_at_every_point_that_is_judged(build: Callable[..., Any]) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        parameter = nn.Parameter(torch.tensor([0.09, -0.1, 0.0], dtype=dtype))
-        outside = 0
-
-        def closure(parameter: nn.Parameter = parameter) -> float:
-            nonlocal outside
-            value = parameter.detach().double()
-            outside += int((value > 0.1 + 1e-8).any() or (value < -0.1 - 1e-8).any())
-            return judged((parameter.double() - 1).square().sum())
-
-        optimizer = build([parameter], bounds=(-0.1, 0.1), seed=0)
-        for _ in range(10):
-            optimizer.step(closure)
-        assert not outside
-        assert optimizer.best_fitness < 2.7  # nearer to the corner
-        assert optimizer.status["bound_hits"] >= 0
 
 
 def test_what_is_not_finite_loses_and_is_counted(build: Callable[..., Any]) -> None:
@@ -290,29 +247,6 @@ def test_steps_without_a_closure_take_the_objective_that_was_set(build: Callable
     assert optimizer.best_fitness < first
 
 
-def test_groups_are_one_population_with_settings_of_their_own(build: Callable[..., Any]) -> None:
-    near, far = tensor(0.0, 0.0), tensor(0.0)
-    optimizer = build(
-        [{"params": [near], "init_std": 0.001, "bounds": (-0.5, 0.5)}, {"params": [far], "init_std": 5.0}], seed=0
-    )
-    optimizer.step(sphere)
-    assert optimizer.population.shape[1] == 3
-    assert len(optimizer.param_groups) == 2
-    assert (optimizer.population[:, :2].abs() <= 0.5).all()
-
-
-def test_frozen_parameters_stay_and_plain_tensors_move(build: Callable[..., Any]) -> None:
-    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-    plain = torch.ones(2)
-    optimizer = build([frozen, plain], seed=0)
-    for _ in range(10):
-        optimizer.step(sphere)
-    assert torch.equal(frozen, torch.ones(2))
-    assert plain.square().sum() < 2
-    with pytest.raises(TypeError, match="int64"):
-        build([torch.ones(2, dtype=torch.long)]).step(sphere)
-
-
 def test_the_global_generator_is_neither_read_nor_set(build: Callable[..., Any]) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -333,60 +267,6 @@ def test_a_seed_repeats_a_search_and_others_differ(build: Callable[..., Any]) ->
     assert torch.equal(run(seed=1), run(generator=torch.Generator().manual_seed(1)))
     assert not torch.equal(run(seed=1), run(seed=2))
     assert not torch.equal(run(), run())
-
-
-@pytest.mark.parametrize("moment", ["between steps", "before the first", "asked"])
-def test_a_checkpoint_goes_on_bit_for_bit(build: Callable[..., Any], moment: str) -> None:
-    def fresh() -> tuple[nn.Parameter, Any]:
-        parameter = tensor(2.0, -1.0, 0.5)
-        return parameter, build([parameter], seed=4, bounds=(-5.12, 5.12), max_evaluations=100_000)
-
-    _, optimizer = fresh()
-    if moment != "before the first":
-        for _ in range(12):
-            optimizer.step(rastrigin)
-    if moment == "asked":
-        asked = optimizer.ask()
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    parameter, resumed = fresh()
-    resumed._seed = optimizer._seed
-    resumed.load_state_dict(torch.load(file))
-    if moment == "asked":
-        assert torch.equal(resumed.ask(), asked)
-    for _ in range(15):
-        optimizer.step(rastrigin)
-        resumed.step(rastrigin)
-    assert torch.equal(optimizer.population, resumed.population)
-    assert torch.equal(optimizer.best_params, resumed.best_params)
-    assert torch.equal(parameter.detach(), resumed.best_params)
-    assert dict(resumed.status) == pytest.approx(dict(optimizer.status), rel=0, abs=0, nan_ok=True)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_a_copy_searches_on_by_itself(build: Callable[..., Any], copied: Callable[[Any], Any]) -> None:
-    optimizer = build([tensor(2.0, -1.0, 0.5)], seed=4)
-    fresh = copied(optimizer)
-    for each in (optimizer, fresh):
-        for _ in range(3):
-            each.step(rastrigin)
-    assert torch.equal(optimizer.population, fresh.population)
-    other = copied(optimizer)
-    before = optimizer.population.clone()
-    for _ in range(3):
-        other.step(rastrigin)
-    assert torch.equal(optimizer.population, before)
-    for _ in range(3):
-        optimizer.step(rastrigin)
-    assert torch.equal(optimizer.population, other.population)
-
-
-def test_a_checkpoint_of_something_else_is_refused(build: Callable[..., Any]) -> None:
-    optimizer = build([tensor(1.0, 2.0)])
-    optimizer.step(sphere)
-    with pytest.raises(ValueError, match="dimensions"):
-        build([tensor(1.0, 2.0, 3.0)]).load_state_dict(optimizer.state_dict())
 
 
 def test_status_is_lazy_and_one_copy(build: Callable[..., Any]) -> None:
@@ -453,214 +333,6 @@ def test_diversity_is_the_mean_distance_to_the_centroid(build: Callable[..., Any
     assert optimizer.status["population_diversity_normalised"] == pytest.approx(expected / 3**0.5)
 
 
-def test_low_precision_parameters_are_searched_in_float32(build: Callable[..., Any]) -> None:
-    for dtype in (torch.bfloat16, torch.float16):
-        parameter = nn.Parameter(torch.ones(4, dtype=dtype))
-        optimizer = build([parameter], seed=0)
-
-        def closure(parameter: nn.Parameter = parameter) -> Tensor:
-            return (parameter - 0.5).square().sum()
-
-        for _ in range(30):
-            optimizer.step(closure)
-        assert optimizer.population.dtype == torch.float32
-        assert parameter.dtype == dtype
-        assert optimizer.best_fitness < 0.9
-        assert torch.equal(parameter.detach(), optimizer.best_params.to(dtype))
-
-
-def test_autocast_is_the_users(build: Callable[..., Any]) -> None:
-    model = nn.Linear(4, 1)
-    x, y = torch.randn(8, 4), torch.randn(8, 1)
-    optimizer = build(model.parameters(), seed=0)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = nn.functional.mse_loss(model(x).float(), y)
-        loss.backward()
-        return loss
-
-    losses = [optimizer.step(closure).item() for _ in range(10)]
-    assert losses[-1] <= losses[0]
-
-
-def test_the_length_of_runs_follows_torchs_schedulers(build: Callable[..., Any]) -> None:
-    optimizer = build([tensor(1.0, 1.0)], seed=0)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
-    before = optimizer.param_groups[0]["lr"]
-    optimizer.step(sphere)
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == before / 2
-
-
-def test_edits_of_defaults_and_of_groups_act(build: Callable[..., Any]) -> None:
-    optimizer = build([{"params": [tensor(1.0)]}, {"params": [tensor(1.0)]}], seed=0)
-    optimizer.step(sphere)
-    optimizer.defaults["max_evaluations"] = optimizer.evaluations + 3
-    before = optimizer.evaluations
-    optimizer.step(sphere)
-    assert optimizer.evaluations == before + 3
-    optimizer.param_groups[1]["max_evaluations"] = before + 5
-    optimizer.step(sphere)
-    assert optimizer.evaluations == before + 5
-    assert optimizer.defaults["max_evaluations"] == optimizer.param_groups[0]["max_evaluations"] == before + 5
-    optimizer.defaults["population_size"] = 99
-    optimizer.defaults["max_evaluations"] = None
-    with pytest.raises(ValueError, match="population_size"):
-        optimizer.step(sphere)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        ({"populaton_size": 3}, TypeError),
-        ({"bounds": (1.0, 1.0)}, ValueError),
-        ({"population_size": 0}, ValueError),
-        ({"max_evaluations": 0}, ValueError),
-        ({"reevaluate": "often"}, ValueError),
-        ({"decisions": "gpu"}, ValueError),
-        ({"shard": "model"}, ValueError),
-        ({"init": "zero"}, ValueError),
-    ],
-)
-def test_what_makes_no_sense_is_refused(
-    build: Callable[..., Any], wrong: dict[str, Any], error: type[Exception]
-) -> None:
-    (name,) = wrong
-    with pytest.raises(error, match=name):
-        build([tensor(1.0)], **wrong)
-
-
-def test_wrong_answers_are_refused(build: Callable[..., Any]) -> None:
-    parameter = tensor(1.0, 2.0)
-
-    def gradients_only() -> None:
-        parameter.square().sum().backward()
-
-    def vector() -> Tensor:
-        gradients_only()
-        return parameter.square()
-
-    with pytest.raises(TypeError, match="None"):
-        build([parameter]).step(gradients_only)
-    with pytest.raises(ValueError, match="one number"):
-        build([parameter]).step(vector)
-    with pytest.raises(ValueError, match=r"shape \(\d+,\)"):
-        build([parameter]).step(batched(flat=True)(lambda points: points))
-
-    def doubled(points: Tensor) -> Tensor:
-        with torch.no_grad():
-            points.mul_(2)
-        return points.sum(1)
-
-    with pytest.raises(RuntimeError, match="copies"):
-        build([parameter]).step(batched(flat=True)(doubled))
-    optimizer = build([parameter])
-    with pytest.raises(RuntimeError, match="ask"):
-        optimizer.tell(torch.zeros(10))
-    optimizer.ask()
-    with pytest.raises(ValueError, match="were asked"):
-        optimizer.tell(torch.zeros(3))
-
-
-def test_a_search_over_batches_goes_on_from_a_checkpoint_bit_for_bit(build: Callable[..., Any]) -> None:
-    """The first step after it has another batch than the last one before: that is known of the steps before."""
-
-    def batch(at: float) -> Callable[[], Any]:
-        return batched(flat=True)(lambda points: (points - at).square().sum(1))
-
-    optimizer = build([tensor(1.0, -1.0)], seed=0)
-    for number in range(3):
-        optimizer.step(batch(float(number)))
-    resumed = build([tensor(0.0, 0.0)], seed=5)
-    resumed.load_state_dict(optimizer.state_dict())
-    for number in range(3, 5):
-        assert optimizer.step(batch(float(number))) == resumed.step(batch(float(number)))
-    assert torch.equal(resumed.population, optimizer.population)
-    assert resumed.evaluations == optimizer.evaluations
-
-
-@pytest.mark.parametrize("where", ["defaults", "groups"])
-def test_edited_bounds_hold_from_the_next_step_on(where: str, build: Callable[..., Any]) -> None:
-    seen = []
-
-    @batched(flat=True)
-    def objective(points: Tensor) -> Tensor:
-        seen.append(points.clone())
-        return points.square().sum(1)
-
-    optimizer = build([tensor(3.0, -3.0)], seed=0, bounds=(-4.0, 4.0))
-    for _ in range(2):
-        optimizer.step(objective)
-    if where == "defaults":
-        optimizer.defaults["bounds"] = (1.0, 2.0)
-    else:
-        optimizer.param_groups[0]["bounds"] = (1.0, 2.0)
-    seen.clear()
-    for _ in range(3):
-        loss = optimizer.step(objective)
-    points = torch.cat(seen)
-    assert points.min() >= 1.0
-    assert points.max() <= 2.0
-    assert loss.item() == optimizer.best_fitness == pytest.approx(optimizer.best_params.square().sum().item())
-    optimizer.param_groups[0]["bounds"] = (2.0, 1.0)
-    with pytest.raises(ValueError, match="low < high"):
-        optimizer.step(objective)
-
-
-def test_bounds_that_were_edited_before_a_checkpoint_hold_after_it(build: Callable[..., Any]) -> None:
-    seen = []
-
-    @batched(flat=True)
-    def objective(points: Tensor) -> Tensor:
-        seen.append(points.clone())
-        return points.square().sum(1)
-
-    optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-4.0, 4.0))
-    optimizer.step(objective)
-    optimizer.param_groups[0]["bounds"] = (3.0, 4.0)
-    resumed = build([tensor(3.0, 3.0)], seed=1, bounds=(3.0, 4.0))
-    resumed.load_state_dict(optimizer.state_dict())
-    for each in (copy.deepcopy(optimizer), resumed):
-        seen.clear()
-        each.step(objective)
-        assert torch.cat(seen).min() >= 3.0
-        assert each.best_params.min() >= 3.0
-
-
-def test_wider_bounds_keep_the_incumbent(build: Callable[..., Any]) -> None:
-    optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-4.0, 4.0))
-    for _ in range(8):
-        optimizer.step(sphere)
-    before = optimizer.best_fitness
-    optimizer.defaults["bounds"] = (-5.0, 5.0)
-    optimizer.step(sphere)
-    assert optimizer.best_fitness <= before
-
-
-def test_a_checkpoint_that_is_refused_leaves_the_search_as_it_was(build: Callable[..., Any]) -> None:
-    optimizer = build([tensor(1.0, -2.0)], seed=0)
-    for _ in range(2):
-        optimizer.step(sphere)
-    before, odd = optimizer.state_dict(), optimizer.state_dict()
-    del odd["state"]["population"]["state"]["positions"]
-    with pytest.raises(ValueError, match="positions"):
-        optimizer.load_state_dict(odd)
-    assert optimizer.status["steps"] == 2
-    assert torch.equal(optimizer.population, before["state"]["population"]["state"]["positions"])
-
-
-def test_a_checkpoint_of_before_a_field_had_come_is_read(build: Callable[..., Any]) -> None:
-    optimizer = build([tensor(1.0, -2.0)], seed=0)
-    optimizer.step(sphere)
-    older = optimizer.state_dict()
-    del older["state"]["population"]["state"]["batches"], older["state"]["population"]["bounds"]
-    resumed = build([tensor(0.0, 0.0)], seed=1)
-    resumed.load_state_dict(older)
-    assert torch.equal(torch.as_tensor(resumed.step(sphere)), torch.as_tensor(optimizer.step(sphere)))
-
-
 def test_hooks_before_a_step_may_hand_over_more(build: Callable[..., Any]) -> None:
     optimizer = build([tensor(1.0, -2.0)], seed=0)
     optimizer.register_step_pre_hook(lambda it, args, kwargs: ((*args, *([None] if len(args) == 1 else [])), kwargs))
@@ -675,22 +347,3 @@ def test_the_loss_is_what_the_step_returned(number: Any) -> None:
     assert math.isnan(float(optimizer.step(lambda: number)))
     assert math.isnan(optimizer.status["loss"])
     assert optimizer.best_fitness == math.inf
-
-
-def test_bounds_that_go_with_a_new_batch_leave_no_old_fitness(
-    build: Callable[..., Any],
-) -> None:
-    """Both at once: the positions are judged on the new batch, as without the edit."""
-
-    def batch(at: float) -> Callable[[], Any]:
-        return batched(flat=True)(lambda points: (points - at).square().sum(1))
-
-    def evaluations(edit: bool) -> int:
-        optimizer = build([tensor(1.0, -2.0)], seed=0, bounds=(-1e6, 1e6), init_std=0.1, decisions="device")
-        for number in range(3):
-            if edit and number == 2:
-                optimizer.defaults["bounds"] = None
-            optimizer.step(batch(float(number)))
-        return int(optimizer.evaluations)
-
-    assert evaluations(True) == evaluations(False)
