@@ -384,7 +384,10 @@ def kill_while_it_adopts(serve: Callable[..., CollectorProcess], place: Path, se
     for _ in range(kills):
         collector = serve(at=place)
         with suppress(AssertionError):  # not yet: in the middle of it
-            until(lambda: not any((place / "spool").rglob("spool.json")), luck.uniform(0.0, 0.5))
+            # Not by rglob: folders go while it looks.
+            until(
+                lambda: not any("spool.json" in names for *_, names in os.walk(place / "spool")), luck.uniform(0.0, 0.5)
+            )
         collector.kill()
     collector = serve(at=place)
     until(lambda: collector.status().pending_spools == 0, 60)
