@@ -92,7 +92,8 @@ def uninstall_all() -> None:
     ours = [
         (identifier, getattr(sys.modules.get(module), name, None)) for identifier, (module, name) in FRAMEWORKS.items()
     ]
-    for identifier, kind in [*ours, *((kind.identifier, kind) for kind in plugins.loaded())]:
+    # What was put on last is on top, where several patch one method.
+    for identifier, kind in reversed([*ours, *((kind.identifier, kind) for kind in plugins.loaded())]):
         if kind is not None:
             try:
                 kind.uninstall()
