@@ -10,6 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .proto-venv
+OLDEST := .venv-oldest
 PROTO_OUT := tracelet/proto/v1
 # Arguments for pytest: make test ARGS="tests/transport -k fork"
 ARGS ?=
@@ -22,9 +23,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Downloads take minutes: people see them go on.
 QUIET := $(if $(CI),--quiet)
-INSTALL = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check --no-input -c constraints.txt
+PIP_INSTALL = -m pip install $(QUIET) --disable-pip-version-check --no-input
+INSTALL = $(BIN)/python $(PIP_INSTALL) -c constraints.txt
+INSTALL_OLDEST = $(OLDEST)/bin/python $(PIP_INSTALL) -c $(OLDEST)/constraints.txt
 
-.PHONY: help demo test torture lint format typecheck proto proto-check docs bench clean distclean
+.PHONY: help demo test oldest torture lint format typecheck proto proto-check docs bench clean distclean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -37,6 +40,10 @@ demo: $(VENV)/.demo
 ## make test         the test suite (ARGS="tests/transport -k fork" for a part of it)
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not torture" $(ARGS)
+
+## make oldest       the tests of frameworks with the oldest versions that they are made for (an environment of its own)
+oldest: $(OLDEST)/.ready
+	@$(OLDEST)/bin/python -m pytest -n 3 --dist worksteal -m "not torture" tests/docs/test_versions.py tests/frameworks $(wildcard tests/nested) $(ARGS)
 
 ## make torture      the long fault tests, their table in build/torture.md; TRACELET_TORTURE_SEED repeats a run, TRACELET_TORTURE_ROUNDS=3 is shorter
 torture: $(VENV)/.dev
@@ -83,10 +90,10 @@ bench: $(VENV)/.demo
 ## make clean        remove what these commands made, but the environments (make distclean: those too)
 clean:
 	@rm -rf demo-out site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(PROTO_VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(OLDEST)/*' -not -path './$(PROTO_VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	@rm -rf $(VENV) $(PROTO_VENV)
+	@rm -rf $(VENV) $(OLDEST) $(PROTO_VENV)
 
 # -- environments ----------------------------------------------------------------------------------------------------
 
@@ -113,10 +120,20 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) -e '.[docs]'
 	@touch $@
 
-$(BIN)/python:
+# The pinned set, with what constraints-oldest.txt has in the place of the same packages.
+$(OLDEST)/.ready: pyproject.toml constraints.txt constraints-oldest.txt | $(OLDEST)/bin/python
+	@echo "installing torch, the oldest supported libraries and the development tools (a few minutes, once)"
+	@awk -F== 'FNR == NR { if (!/^#/) { oldest[tolower($$1)]; print } next } !(tolower($$1) in oldest)' \
+	    constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
+	@$(INSTALL_OLDEST) torch
+	@$(INSTALL_OLDEST) -e '.[dev]'
+	@$(INSTALL_OLDEST) --no-deps $(FASTAI)
+	@touch $@
+
+$(BIN)/python $(OLDEST)/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	    || { echo "the pinned set needs Python 3.11 or later: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
-	@"$(PYTHON)" -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(patsubst %/bin/python,%,$@)
 
 # Of its own: the compiler of these versions needs an older protobuf than the rest, and what it generates runs on all that
 # pyproject.toml allows.

@@ -100,6 +100,7 @@ class TraceletSettings(BaseSettings):
         environment: environment variables that are recorded with it: names, or patterns with `*`.
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
+        plugins: listen to the libraries too that other packages' frameworks are for.
         pytorch: settings of this framework.
         lightning: settings of this framework.
 
@@ -136,6 +137,7 @@ class TraceletSettings(BaseSettings):
     environment: Annotated[list[str], _Given] = list(_DEFAULTS.environment)
     system_every: Annotated[float, _Given] = _DEFAULTS.system_every
     console: Annotated[bool, _Given] = _DEFAULTS.console
+    plugins: Annotated[bool, _Given] = _DEFAULTS.plugins
     pytorch: PyTorchSettings = PyTorchSettings()
     lightning: LightningSettings = LightningSettings()
 

@@ -35,6 +35,7 @@ from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import Artifact, BlobRef, Media, Metric, Params, Record, RunStatus, Tags
 from tracelet.core.options import Options
 from tracelet.core.plan import RunPlan, new_run_id
+from tracelet.guard import guard
 from tracelet.spoolfile import SpoolDirectory, SpoolReader
 
 __all__ = ["Captured", "capture"]
@@ -215,4 +216,5 @@ def _resume(runs: Iterable[Experiment]) -> None:
         exits.install()
         for framework in run._frameworks.values():
             if framework.tracking:
-                framework.start_tracking()
+                with guard(f"intercepting {framework.identifier}"):
+                    framework.start_tracking()

@@ -24,7 +24,7 @@ from tests.support.commands import tracelet
 from tests.support.fuse import fuse
 from tests.support.processes import until
 from tests.support.spools import SlotWriter
-from tracelet.commands import check_capture, check_packages, trial
+from tracelet.commands import check_capture, check_packages
 from tracelet.commands.check_settings import findings as settings_findings
 from tracelet.commands.findings import Finding, Level
 from tracelet.core.options import Options
@@ -395,4 +395,3 @@ def test_deep_tries_what_is_installed(home: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(check_capture, "_DEEP_SECONDS", 0.01)
     (late,) = [f for f in check_capture.findings(Options(), deep=True) if f.subject == "pytorch, tried"]
     assert late.level is Level.PROBLEM
-    assert trial.FRAMEWORKS

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from torch.utils import tensorboard
 from tests.support import runs
 from tests.support.spool_points import points, records_of
 from tracelet.core.metrics import BlobRef, Media, Params
+from tracelet.frameworks.versions import reaches
 from tracelet.spoolfile import SpoolDirectory
 
 matplotlib.use("agg")
@@ -206,6 +208,9 @@ def test_a_video_without_moviepy(home: Path, make: Make, capfd: pytest.CaptureFi
     frames = torch.zeros(1, 4, 3, 6, 8)
     frames[:, 2:, 1] = 1.0
     writer = make()
+    library = sys.modules[type(writer).__module__.partition(".")[0]]
+    if library.__name__ == "tensorboardX" and not reaches(library.__version__, (2, 6, 5)):
+        pytest.skip("this tensorboardX cannot arrange a video's frames with this numpy")
     with runs.running(home):
         writer.add_video("v", frames, 3, fps=8)
     (one,) = media(home)

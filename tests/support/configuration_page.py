@@ -28,6 +28,7 @@ MORE = {
     "ranks": "[Ranks](../guide/processes.md#ranks)",
     "child_runs": "[Child runs](../guide/processes.md#child-runs)",
     "optimizer_every": "[Optimizers](frameworks/optimizers.md)",
+    "plugins": "[A framework of your own](../guide/own-framework.md)",
 }
 # What stands for None.
 MADE = {

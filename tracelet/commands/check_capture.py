@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from tracelet.commands.check_packages import installed, numbers
 from tracelet.commands.findings import Finding, ok, problem, warning
 from tracelet.core.options import Options
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.table import FRAMEWORKS
+from tracelet.frameworks.table import identifiers, kind_of
+from tracelet.guard import in_a_line
 
 __all__ = ["findings"]
 
@@ -36,8 +36,14 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
         options: the settings.
         deep: import the libraries, each in a process of its own, put the patches on and take them off again.
     """
-    for identifier, (module, name) in FRAMEWORKS.items():
-        framework: type[Framework] = getattr(importlib.import_module(module), name)
+    for identifier in identifiers(options):
+        try:
+            framework = kind_of(identifier)
+        except (Exception, SystemExit) as error:
+            yield problem(
+                _ABOUT, identifier, f"cannot be loaded: {in_a_line(error)}", "install another version of its package"
+            )
+            continue
         found, there = _of(framework, options)
         yield found
         if there and deep:
@@ -79,14 +85,12 @@ def _distributions(package: str) -> tuple[str, ...]:
 
 
 def _range(framework: type[Framework]) -> str:
-    oldest = ".".join(map(str, framework.since))
-    below = getattr(framework, "below", None)
-    return f"{oldest} and later" if below is None else f"{oldest} up to, not with, {'.'.join(map(str, below))}"
+    oldest, newer = (".".join(map(str, version)) for version in (framework.since, framework.before))
+    return f"{oldest} and later, below {newer}"
 
 
 def _in_range(framework: type[Framework], version: tuple[int, ...]) -> bool:
-    below = getattr(framework, "below", None)
-    return not version or (version >= framework.since and (below is None or version < below))
+    return not version or framework.since <= version < framework.before
 
 
 def _deep(identifier: str, framework: type[Framework]) -> Iterator[Finding]:

@@ -9,8 +9,7 @@ import types
 from types import ModuleType
 from typing import Any
 
-from tracelet.frameworks.base import Framework
-from tracelet.frameworks.table import FRAMEWORKS
+from tracelet.frameworks.table import kind_of
 
 __all__ = ["attempt"]
 
@@ -25,8 +24,7 @@ def attempt(identifier: str) -> dict[str, Any]:
         `patched`: the methods that were patched; `left`: those that still were at the end; `foreign`: those that somebody
         else had patched before, and who.
     """
-    path, name = FRAMEWORKS[identifier]
-    framework: type[Framework] = getattr(importlib.import_module(path), name)
+    framework = kind_of(identifier)
     module = importlib.import_module(framework.module)
     before = _methods(module)
     framework.install()

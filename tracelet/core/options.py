@@ -27,6 +27,7 @@ __all__ = [
     "parse",
     "read_environment",
     "variable",
+    "variables_of",
 ]
 
 ENV_PREFIX: Final = "TRACELET_"
@@ -92,6 +93,7 @@ class Options:
         environment: environment variables that are recorded with it: names, or patterns with `*`.
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
+        plugins: listen to the libraries too that other packages' frameworks are for.
         pytorch: settings of this framework.
         lightning: settings of this framework.
     """
@@ -123,6 +125,7 @@ class Options:
     environment: tuple[str, ...] = ()
     system_every: float = 10.0
     console: bool = False
+    plugins: bool = True
     pytorch: PyTorchOptions = PyTorchOptions()
     lightning: LightningOptions = LightningOptions()
 
@@ -135,6 +138,7 @@ class Options:
             provenance=False,
             system_every=0.0,
             console=False,
+            plugins=False,
             pytorch=PyTorchOptions(patch_tensorboard=False),
             lightning=LightningOptions(capture=False),
         )
@@ -242,6 +246,27 @@ def variable(suffix: str, env_file: str | os.PathLike[str] | None) -> str:
     """
     name = ENV_PREFIX + suffix
     return os.environ.get(name) or _env_file(env_file).get(name) or ""
+
+
+def variables_of(name: str, env_file: str | os.PathLike[str] | None) -> dict[str, str]:
+    """The variables of a framework that is another package's, by the rest of their names in lower case.
+
+    `TRACELET_`, its name, `__` and that rest, in any case. An empty variable counts as not set.
+
+    Args:
+        name: the framework's.
+        env_file: as for `read_environment`.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    begin = f"{ENV_PREFIX}{name}{_BETWEEN}".upper()
+    found: dict[str, str] = {}
+    for variables in (os.environ, _env_file(env_file)):
+        for variable, value in variables.items():
+            if value and variable.upper().startswith(begin):
+                found.setdefault(variable[len(begin) :].lower(), value)
+    return found
 
 
 def _env_file(path: str | os.PathLike[str] | None) -> Mapping[str, str | None]:

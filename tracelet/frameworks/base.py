@@ -1,6 +1,6 @@
 """What an intercepted library looks like to tracelet: one class in one file of this folder, all of this shape.
 
-Packages of others may have such a class too, and name it as an entry point of the group `tracelet.frameworks`.
+Other packages may have such a class too, and name it as an entry point of the group `tracelet.frameworks`: see `plugins`.
 
 A framework object belongs to one run. The library's patches belong to the process: they go on when the first run wants them,
 or when the library is imported later, and record nothing for a run whose framework object is not tracking.
@@ -9,7 +9,6 @@ or when the library is imported later, and record nothing for a run whose framew
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from tracelet.core.active import current
 from tracelet.errors import ConfigurationError
 from tracelet.frameworks.places import Place, Places
+from tracelet.frameworks.variables import arguments_of
+from tracelet.frameworks.versions import dotted, reaches, version_of
 from tracelet.guard import say, swallow
 
 if TYPE_CHECKING:
@@ -34,16 +35,18 @@ F = TypeVar("F", bound="Framework")
 
 
 class Framework(ABC):
-    """A library whose calls are recorded.
+    """A library whose calls are recorded. A subclass declares its attributes, and returns its places from `places`.
+
+    Every run has an object of each; the library is patched once in a process, while there are runs.
 
     Args:
         captures: the library's calls are recorded; without that, only `log_*` records.
 
     Attributes:
-        identifier: its key in the run's frameworks.
+        identifier: its key in the run's frameworks. One that another package has is called as its entry point is.
         module: the module whose import makes the patches possible.
-        package: the top module, whose version counts.
-        since: the oldest version that this was made for, and is tested with; an older one is left alone.
+        package: the top module, whose `__version__` counts.
+        since: the oldest version that this was made for, and is tested with; an older one is left alone, and a line says so.
         before: the first version that it was not made for; such a one is listened to as far as it goes, and a line says so.
         settings: the name of its settings; empty when that is its identifier.
         tracking: calls are recorded for the run.
@@ -87,15 +90,33 @@ class Framework(ABC):
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
-        """What a run's settings say about this library, as arguments of the constructor."""
+        """What a run's settings say about this library, as arguments of the constructor.
+
+        Args:
+            options: tracelet's own settings. Of a framework that another package has, variables tell:
+                `TRACELET_<IDENTIFIER>__<PARAMETER>` gives a parameter of the constructor whose default is a bool, an int, a
+                float or a str.
+
+        Raises:
+            ConfigurationError: a variable makes no sense.
+        """
+        if cls._maker() != "tracelet":
+            return arguments_of(cls, cls.identifier)
         settings = getattr(options, cls.settings or cls.identifier, None)
         return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+
+    @classmethod
+    def _maker(cls) -> str:
+        """The package that it belongs to."""
+        return cls.__module__.partition(".")[0]
 
     @classmethod
     def switched_off(cls, options: Options) -> list[str]:
         """The settings that switch its capture off, by name."""
         name = cls.settings or cls.identifier
-        return [f"{name}.{switch}" for switch, on in cls.arguments(options).items() if on is False]
+        ours = cls._maker() == "tracelet"
+        arguments = cls.arguments(options).items()
+        return [f"{name}.{switch}" for switch, on in arguments if on is False and (ours or switch == "captures")]
 
     def initialize(self, experiment: Experiment) -> None:
         """Become a run's framework of this kind, in place of the one that it has, and track."""
@@ -171,7 +192,7 @@ class Framework(ABC):
 
     @classmethod
     def places(cls) -> Iterable[Place]:
-        """Where the library is listened to. Asked once it is imported."""
+        """Where the library is listened to. Asked once it is imported, and again by each run that starts."""
         return ()
 
     @classmethod
@@ -207,22 +228,16 @@ class Framework(ABC):
 
     @classmethod
     def _patch_once(cls, module: ModuleType) -> None:
-        version = str(getattr(sys.modules.get(cls.package), "__version__", ""))
-        if (found := re.match(r"\d+(\.\d+)*", version)) is not None:
-            here = tuple(int(part) for part in found[0].split("."))
-            if here < cls.since:
-                say(
-                    f"{cls.package} {version} is older than {_dotted(cls.since)}, the oldest that tracelet is made for: "
-                    "it is not recorded"
-                )
-                return
-            if here >= cls.before:
-                say(
-                    f"{cls.package} {version} is newer than what this tracelet is made for (before {_dotted(cls.before)}): "
-                    "it is recorded as far as it is as it was"
-                )
+        version, maker = version_of(cls.package), cls._maker()
+        if reaches(version, cls.since) is False:
+            oldest = dotted(cls.since)
+            say(
+                f"{cls.package} {version} is older than {oldest}, the oldest that {maker} is made for: it is not recorded"
+            )
+            return
+        if reaches(version, cls.before):
+            say(
+                f"{cls.package} {version} is newer than what this {maker} is made for (before {dotted(cls.before)}): "
+                "it is recorded as far as it is as it was"
+            )
         cls.patch(module)
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(str(part) for part in version)

@@ -1,4 +1,4 @@
-"""The table of frameworks. Static: looking for plugins would take longer than all of `start_logging`."""
+"""The table of frameworks: tracelet's own, and those that other packages add to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from tracelet.frameworks import plugins
 from tracelet.guard import swallow
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from tracelet.core.options import Options
     from tracelet.frameworks.base import Framework
 
-__all__ = ["FRAMEWORKS", "SETTINGS", "install_all", "uninstall_all"]
+__all__ = ["FRAMEWORKS", "SETTINGS", "identifiers", "install_all", "kind_of", "plugin_modules", "uninstall_all"]
 
 # identifier -> our module, its class
 FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -27,25 +28,74 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 # What a run's settings say about them.
 SETTINGS: Final = frozenset(
-    {"pytorch", "lightning", "capture_artifacts", "optimizer_every", "optimizer_status", "optimizer_histogram_every"}
+    {
+        "pytorch",
+        "lightning",
+        "capture_artifacts",
+        "optimizer_every",
+        "optimizer_status",
+        "optimizer_histogram_every",
+        "plugins",
+    }
 )
+
+
+def identifiers(options: Options) -> list[str]:
+    """Those of all frameworks that a run with these settings has, or would have if they could be loaded."""
+    return [*FRAMEWORKS, *(plugins.found(FRAMEWORKS) if options.plugins else ())]
+
+
+def kind_of(identifier: str) -> type[Framework]:
+    """The class of a framework.
+
+    Raises:
+        KeyError: there is none of that identifier.
+        Exception: it is another package's, and cannot be loaded.
+    """
+    if identifier in FRAMEWORKS:
+        module, name = FRAMEWORKS[identifier]
+        kind: type[Framework] = getattr(importlib.import_module(module), name)
+        return kind
+    return plugins.load(plugins.found(FRAMEWORKS)[identifier])
+
+
+def plugin_modules() -> list[str]:
+    """The modules that the frameworks of other packages listen to."""
+    return plugins.modules(FRAMEWORKS)
 
 
 def install_all(experiment: Experiment, options: Options) -> None:
     """Give a run its frameworks. One that cannot be intercepted costs one line on stderr, and no more."""
-    for identifier, (module, name) in FRAMEWORKS.items():
+    for identifier in FRAMEWORKS:
         try:
-            kind: type[Framework] = getattr(importlib.import_module(module), name)
-            kind(**kind.arguments(options)).initialize(experiment)
+            _give(experiment, options, kind_of(identifier))
         except Exception as error:  # the training does not depend on being recorded
             swallow(f"intercepting {identifier}", error)
+    if not options.plugins:
+        for kind in plugins.loaded():  # it was begun with them, before the script had its say
+            if (framework := experiment._frameworks.get(kind.identifier)) is not None:
+                framework.stop_tracking()
+        return
+    for identifier, kind in plugins.kinds(FRAMEWORKS).items():
+        try:
+            _give(experiment, options, kind)
+        except Exception as error:  # likewise
+            swallow(f"intercepting {identifier}", error)
+
+
+def _give(experiment: Experiment, options: Options, kind: type[Framework]) -> None:
+    kind(**kind.arguments(options)).initialize(experiment)
 
 
 def uninstall_all() -> None:
     """Take all patches off; for when no run is left."""
-    for identifier, (module, name) in FRAMEWORKS.items():
-        if (loaded := sys.modules.get(module)) is not None:
+    ours = [
+        (identifier, getattr(sys.modules.get(module), name, None)) for identifier, (module, name) in FRAMEWORKS.items()
+    ]
+    # What was put on last is on top, where several patch one method.
+    for identifier, kind in reversed([*ours, *((kind.identifier, kind) for kind in plugins.loaded())]):
+        if kind is not None:
             try:
-                getattr(loaded, name).uninstall()
+                kind.uninstall()
             except Exception as error:  # likewise
                 swallow(f"letting go of {identifier}", error)

@@ -19,7 +19,7 @@ class TensorboardXFramework(SummaryWriterFramework):
     identifier: ClassVar[str] = "tensorboardX"
     module: ClassVar[str] = "tensorboardX.writer"
     package: ClassVar[str] = "tensorboardX"
-    since: ClassVar[tuple[int, ...]] = (2, 6)
+    since: ClassVar[tuple[int, ...]] = (2, 6, 2)
     before: ClassVar[tuple[int, ...]] = (3,)
     layout: ClassVar[str] = "tensorboardX.proto.layout_pb2"
     settings: ClassVar[str] = "pytorch"  # whoever switches the capture of SummaryWriters off means all of them

@@ -1,4 +1,4 @@
-"""The Python that will run the user's script: whether tracelet and the backends are there, and where our files lie in it."""
+"""The Python that will run the user's script: whether tracelet and the backends are there, where our files are in it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tracelet.core.targets import TRACKERS, check_installed
 from tracelet.errors import BackendNotInstalledError, ConfigurationError, UnknownBackendError
+from tracelet.frameworks.table import plugin_modules
 from tracelet.launch.command import Command, Kind
 
 __all__ = ["Interpreter", "examine"]
@@ -22,11 +23,19 @@ _ASK = """
 import sys
 sys.path[:] = [folder for folder in sys.path if folder]
 import importlib.util, json
-found = {name: importlib.util.find_spec(name) for name in sys.argv[1:]}
+found = {name: importlib.util.find_spec(name) for name in sys.argv[2:]}
+plugins = []
+if found["tracelet"] and sys.argv[1] == "plugins":
+    try:
+        from tracelet.frameworks.table import plugin_modules
+        plugins = plugin_modules()
+    except Exception:
+        pass
 print(json.dumps({
     "version": "%d.%d" % sys.version_info[:2],
     "found": {name: spec is not None for name, spec in found.items()},
     "tracelet": found["tracelet"] and found["tracelet"].origin,
+    "plugins": plugins,
 }))
 """
 
@@ -39,15 +48,22 @@ class Interpreter:
         path: the program.
         version: major.minor.
         launch: the folder of its tracelet that holds `runner.py` and `inject/`.
+        plugins: the modules that the frameworks of other packages listen to there.
     """
 
     path: str
     version: str
     launch: Path
+    plugins: tuple[str, ...] = ()
 
 
-def examine(command: Command, backends: Sequence[str]) -> Interpreter:
+def examine(command: Command, backends: Sequence[str], *, plugins: bool) -> Interpreter:
     """Check the Python of a command: its own, or for a command that is no Python, the one that tracelet runs in.
+
+    Args:
+        command: the command.
+        backends: the trackers that it delivers to.
+        plugins: ask for the frameworks of other packages.
 
     Raises:
         UnknownBackendError: a backend that tracelet does not have.
@@ -60,8 +76,9 @@ def examine(command: Command, backends: Sequence[str]) -> Interpreter:
     if command.kind is Kind.PROGRAM or (_is_this(command.program) and not command.letters & set(_SCOPE)):
         for kind in backends:
             check_installed(kind)
-        return Interpreter(sys.executable, "{}.{}".format(*sys.version_info[:2]), Path(__file__).parent)
-    return _ask(command, backends)
+        version = "{}.{}".format(*sys.version_info[:2])
+        return Interpreter(sys.executable, version, Path(__file__).parent, tuple(plugin_modules()) if plugins else ())
+    return _ask(command, backends, plugins)
 
 
 def _is_this(program: str) -> bool:
@@ -70,13 +87,13 @@ def _is_this(program: str) -> bool:
     return mine.parent == other.parent and mine.resolve() == other.resolve()
 
 
-def _ask(command: Command, backends: Sequence[str]) -> Interpreter:
+def _ask(command: Command, backends: Sequence[str], plugins: bool) -> Interpreter:
     scope = [f"-{letter}" for letter in _SCOPE if letter in command.letters]
     typed = " ".join([command.program, *scope])
     modules = ["tracelet", *(TRACKERS[kind].module for kind in backends)]
     try:
         answer = subprocess.run(
-            [command.program, *scope, "-c", _ASK, *modules],
+            [command.program, *scope, "-c", _ASK, "plugins" if plugins else "", *modules],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_DEADLINE,
@@ -97,4 +114,4 @@ def _ask(command: Command, backends: Sequence[str]) -> Interpreter:
         module, package = TRACKERS[kind].module, TRACKERS[kind].package
         if not told["found"][module]:
             raise BackendNotInstalledError(kind, package, command.program)
-    return Interpreter(command.program, told["version"], launch)
+    return Interpreter(command.program, told["version"], launch, tuple(told["plugins"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from tracelet.core.home import usable_home
 from tracelet.core.options import Options
 from tracelet.core.targets import check
 from tracelet.errors import ConfigurationError
-from tracelet.frameworks.table import FRAMEWORKS
+from tracelet.frameworks.table import FRAMEWORKS, kind_of
 from tracelet.guard import guard, say
 from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command, Kind, understand
@@ -44,8 +43,9 @@ def start(words: Sequence[str], asked: Asked) -> int:
     usable_home(options.home)
     for kind in options.backend:
         check(kind)
-    interpreter = examine(command, options.backend)
-    environment = leave(os.environ, asked, options.home, command, interpreter, _intercepted())
+    interpreter = examine(command, options.backend, plugins=options.plugins)
+    modules = (*_intercepted(), *interpreter.plugins)
+    environment = leave(os.environ, asked, options.home, command, interpreter, modules)
     if command.kind is Kind.PROGRAM:
         return _accompany(command, environment)
     if command.ignores_environment:
@@ -58,8 +58,7 @@ def start(words: Sequence[str], asked: Asked) -> int:
 
 def _intercepted() -> tuple[str, ...]:
     """The modules whose import makes a process of the run record: what is intercepted, and `start_logging`."""
-    libraries = (getattr(importlib.import_module(module), name).module for module, name in FRAMEWORKS.values())
-    return ("tracelet.interface", *libraries)
+    return ("tracelet.interface", *(kind_of(identifier).module for identifier in FRAMEWORKS))
 
 
 def _plain(command: Command) -> list[str]:

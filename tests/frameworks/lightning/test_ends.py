@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import tracelet
-from tests.frameworks.lightning.training import data, keeping, module, module_class, trainer
+from tests.frameworks.lightning.training import data, is_since, keeping, module, module_class, trainer
 from tests.support.clients import Client, client
 from tracelet import testing
 from tracelet.core.metrics import RunStatus
@@ -44,13 +45,14 @@ def test_early_stopping(package: ModuleType, cap: testing.Captured) -> None:
     best = float(callback.best_score)
     assert cap.tags == {
         "early_stopping.monitor": "val_loss",
-        "early_stopping.reason": "patience_exhausted",
+        **({"early_stopping.reason": "patience_exhausted"} if is_since(package, 2, 6) else {}),
         "early_stopping.epoch": "2",
         "early_stopping.best": str(best),
     }
     (event,) = cap.media("early_stopping")
     assert (event.step, event.kind) == (12, "text")
-    assert event.content.decode() == callback.stopping_reason_message
+    said = f"val_loss has not improved in the last 2 checks. Best: {best}"
+    assert event.content.decode() == getattr(callback, "stopping_reason_message", said)
     assert cap.points("val_loss")[0].value == best
 
 
@@ -68,7 +70,7 @@ def test_a_loss_that_is_not_finite_stops_it(package: ModuleType, cap: testing.Ca
 
     callback = package.callbacks.EarlyStopping("val_loss")
     trainer(package, logger=False, max_epochs=9, callbacks=[callback]).fit(Exploding(), data(), data(8))
-    assert cap.tags["early_stopping.reason"] == "non_finite_metric"
+    assert cap.tags.get("early_stopping.reason") == ("non_finite_metric" if is_since(package, 2, 6) else None)
     assert cap.tags["early_stopping.best"] == "inf"
 
 
@@ -83,6 +85,8 @@ ENDS = {
 def test_how_a_training_ends_is_how_its_run_ends(package: ModuleType, cap: testing.Captured, end: str) -> None:
     error, leaves, status = ENDS[end]
     ran = trainer(package, logger=False)
+    if end == "interrupt" and not is_since(package, 2, 4):
+        pytest.skip("this Lightning's fit returns when it is interrupted: the script goes on")
     with pytest.raises(leaves) as left, tracelet.start_logging():
         ran.fit(failing(package, error), data())
     if end == "interrupt":
@@ -137,8 +141,9 @@ def test_a_script_that_goes_on_makes_of_its_run_what_it_makes(
     package: ModuleType, cap: testing.Captured, end: str
 ) -> None:
     error, leaves, _ = ENDS[end]
+    returns = end == "interrupt" and not is_since(package, 2, 4)
     with tracelet.start_logging():
-        with pytest.raises(leaves):
+        with nullcontext() if returns else pytest.raises(leaves):
             trainer(package, logger=False).fit(failing(package, error), data())
         trainer(package, logger=False, max_epochs=1).fit(module(package), data())
     assert cap.status is RunStatus.FINISHED
@@ -160,7 +165,12 @@ def test_a_run_that_goes_on_from_an_exceptions_checkpoint(
         callback = package.callbacks.OnExceptionCheckpoint(".")
         tracelet.start_logging(run_id="the-run", resume="auto")
         ran = trainer(package, logger=logger(), callbacks=[callback], max_epochs=3, enable_checkpointing=True)
-        ran.fit(made, data(), ckpt_path=ckpt_path, **({"weights_only": False} if ckpt_path else {}))
+        ran.fit(
+            made,
+            data(),
+            ckpt_path=ckpt_path,
+            **({"weights_only": False} if ckpt_path and is_since(package, 2, 6) else {}),
+        )
         return ran
 
     class Failing(module_class(package)):  # type: ignore[misc]
@@ -176,6 +186,7 @@ def test_a_run_that_goes_on_from_an_exceptions_checkpoint(
     tracelet.stop_logging()
     assert {run.id for run in cap.runs} == {"the-run"}
     steps = [point.step for point in cap.points("train_loss_step")]
-    assert steps == [*range(6), *range(7, 13)]
+    missing = is_since(package, 2, 6)  # the oldest does it again
+    assert steps == [*range(6), *range(7 if missing else 6, 13 if missing else 12)]
     assert [(point.name, point.value, point.step) for point in cap.points()] == mine.given
     assert not [name for name in cap.names if "/" in name and not name.startswith("optim/")]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ from tests.frameworks.lightning.training import (
     events,
     fit,
     given,
+    is_since,
     keeping,
     module,
     module_class,
@@ -157,8 +159,9 @@ def test_a_training_that_fails(
             raise error
 
     handler = signal.getsignal(signal.SIGINT)
+    leaves = status is RunStatus.FAILED or is_since(package, 2, 4)  # an older fit returns when it is interrupted
     try:
-        with pytest.raises((RuntimeError, SystemExit)):
+        with pytest.raises((RuntimeError, SystemExit)) if leaves else nullcontext():
             trainer(package, logger=of(package)()).fit(Failing(), data())
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tracelet.core import active
+from tracelet.frameworks.versions import reaches
 
-__all__ = ["PACKAGES", "QUIET", "csv_rows", "data", "events", "fit", "given", "module", "trainer"]
+__all__ = ["PACKAGES", "QUIET", "csv_rows", "data", "events", "fit", "given", "is_since", "module", "trainer"]
 
 PACKAGES: Mapping[str, ModuleType] = {"lightning": lightning.pytorch, "pytorch_lightning": pytorch_lightning}
 QUIET: Mapping[str, Any] = {
@@ -31,6 +32,11 @@ QUIET: Mapping[str, Any] = {
 
 # What a logger was given: name, value, step, in order.
 Given = list[tuple[str, float, int]]
+
+
+def is_since(package: ModuleType, *version: int) -> bool:
+    """Whether it is of a version, or newer: `make oldest` runs these tests with the oldest that is supported."""
+    return bool(reaches(package.__version__, version))
 
 
 def data(rows: int = 16, batch: int = 4) -> DataLoader[Any]:
@@ -114,7 +120,8 @@ def logger_class(package: ModuleType) -> type:
 
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
             assert step is not None
-            self.given += [(name, value, step) for name, value in metrics.items()]
+            # Lightning 2.2 hands on what the module logged as `step` as it is, a float.
+            self.given += [(name, value, int(step)) for name, value in metrics.items()]
 
         def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
             self.params.update(params)
