@@ -186,24 +186,34 @@ def test_cli_under_the_launcher(shared_spine: Spine, folder: Path) -> None:
 # -- Hyperparameter tuning
 
 
+def of_training(points: Points) -> Points:
+    """What Lightning logged of a trial, without what Optuna knows of it."""
+    return {name: each for name, each in points.items() if name not in ("value", "intermediate_value")}
+
+
 def test_optuna(cap: Captured, folder: Path) -> None:
-    """All trials in one run: the second one's writer, and those after it, have labels."""
     study = run_inside(block(4, FOLDER))["study"]
     states = [trial.state.name for trial in study.trials]
     assert len(states) == 5
     assert states.count("PRUNED") > 0 < states.count("COMPLETE")
-    labels = ["", f"{LOGS}/", *(f"{LOGS}_{number}/" for number in range(2, 5))]
-    found = arrived(cap)
-    expected: Points = {}
-    for trial, label in zip(study.trials, labels, strict=True):
-        written = in_event_files(folder / LOGS / f"version_{trial.number}")
-        expected |= {f"{label}{name}": points for name, points in written.items()}
-        reported = [value for _, value in sorted(trial.intermediate_values.items())]
-        assert [value for _, value in found[f"{label}val_loss"]] == reported
-    assert found == expected
+    around, *runs = cap.runs
+    assert [run.name for run in runs] == [f"trial-{number}" for number in range(5)]
+    assert {run.plan.parent for run in runs} == {around.id}
+    for trial, run in zip(study.trials, runs, strict=True):
+        found = arrived(cap, run=run)
+        assert of_training(found) == in_event_files(folder / LOGS / f"version_{trial.number}")
+        reported = sorted(trial.intermediate_values.items())
+        assert found["intermediate_value"] == reported
+        assert [value for _, value in found["val_loss"]] == [value for _, value in reported]
+        assert found["value"] == [(trial.number, trial.value)]
+        assert run.status is RunStatus.FINISHED
+    assert [step for step, _ in arrived(cap, run=around)["best_value"]] == [
+        trial.number for trial in study.trials if trial.state.name == "COMPLETE"
+    ]
 
 
 def test_optuna_with_a_run_for_each_trial(cap: Captured, folder: Path) -> None:
+    """One that the script begins by itself: it takes the place of what was there, as everywhere."""
     source = block(4, FOLDER)
     text = source.text()
     given = """
@@ -221,8 +231,10 @@ def in_a_run_of_its_own(objective):
         text.replace("def objective", "@in_a_run_of_its_own\ndef objective"),
     )
     trials = names["study"].trials
-    assert [run.name for run in cap.runs] == [f"trial {number}" for number in range(5)]
-    for trial, run in zip(trials, cap.runs, strict=True):
+    around, first, *runs = cap.runs
+    assert arrived(cap, run=around) == arrived(cap, run=first) == {}
+    assert [run.name for run in runs] == [f"trial {number}" for number in range(5)]
+    for trial, run in zip(trials, runs, strict=True):
         assert arrived(cap, run=run) == in_event_files(folder / LOGS / f"version_{trial.number}")
         assert run.status is (RunStatus.FAILED if trial.state.name == "PRUNED" else RunStatus.FINISHED)
     assert {name: cap.params[name] for name in ("lr", "hidden_dim", "dropout")} == trials[-1].params
