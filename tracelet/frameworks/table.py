@@ -23,6 +23,7 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
     "optuna": ("tracelet.nested.optuna", "OptunaFramework"),
+    "ray": ("tracelet.nested.ray", "RayFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
