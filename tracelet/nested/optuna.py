@@ -140,7 +140,7 @@ def _tell(switch: Switch) -> Wrapper:
                     of_study = StudyRun(framework, framework.experiment, study)  # asked elsewhere
                     of_study.begin()
                     run = TrialRun(of_study)
-                    run.begin(frozen, apart=True)
+                    run.begin(frozen, apart=True, told=True)
                 if run is not None:
                     run.finish(frozen)
         return frozen

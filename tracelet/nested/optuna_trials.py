@@ -52,19 +52,20 @@ class TrialRun:
         """A trial's, while it goes on."""
         return cls._of.get(trial)
 
-    def begin(self, trial: Any, *, apart: bool = False) -> None:
-        """Begin the run.
+    def begin(self, trial: Any, *, apart: bool = False, told: bool = False) -> None:
+        """Begin the run. Where the study's is over, whatever the script runs now is not the study's.
 
         Args:
             trial: Optuna's.
             apart: it does not become the active one.
+            told: the trial is over: nothing more happens to it.
         """
-        if self._of_study is None:
+        if self._of_study is None or not self._of_study.run.active:
             return
         self._trial = trial
         tags = {"optuna.study": self._of_study.study.study_name, "optuna.trial": str(trial.number)}
         self._run = children.begin(self._of_study.named(f"trial-{trial.number}"), tags=tags, apart=apart)
-        if self._run is not None:
+        if self._run is not None and not told:
             self._of[trial] = self
 
     def suggested(self, params: Mapping[str, Any]) -> None:
@@ -97,12 +98,12 @@ class TrialRun:
         Args:
             frozen: the trial as Optuna's storage has it.
         """
-        self._of.pop(self._trial, None)
         try:
             if (run := self._recording()) is not None and self._of_study is not None:
                 self._complete(run, self._of_study, frozen)
         finally:
-            children.end(self._run, *self._how(frozen))
+            run, self._run, self._trial = self._run, None, None  # it goes when the script has no more use for it
+            children.end(run, *self._how(frozen))
 
     def _complete(self, run: Experiment, of_study: StudyRun, frozen: Any) -> None:
         self.suggested(frozen.params)
