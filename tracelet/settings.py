@@ -100,6 +100,7 @@ class TraceletSettings(BaseSettings):
         environment: environment variables that are recorded with it: names, or patterns with `*`.
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
+        trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
 
@@ -136,6 +137,7 @@ class TraceletSettings(BaseSettings):
     environment: Annotated[list[str], _Given] = list(_DEFAULTS.environment)
     system_every: Annotated[float, _Given] = _DEFAULTS.system_every
     console: Annotated[bool, _Given] = _DEFAULTS.console
+    trials: Annotated[bool, _Given] = _DEFAULTS.trials
     pytorch: PyTorchSettings = PyTorchSettings()
     lightning: LightningSettings = LightningSettings()
 

@@ -50,7 +50,9 @@ class Climbing(tune.Trainable):  # type: ignore[misc]
     """A trainable of a class, whose worker takes one trial after the other."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin."""
+        """Begin, unless that is to fail."""
+        if config.get("fate") == "never begins":
+            raise RuntimeError("no such thing")
         self.x = config["x"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -117,6 +119,11 @@ def main() -> None:
         verbose=0,
     )
     said["climbing"] = has(analysis.experiment_path)
+
+    broken = tune.run(
+        Climbing, name="broken", config={"fate": "never begins"}, storage_path=RESULTS, raise_on_failed_trial=False
+    )
+    said["broken"] = {trial.trial_id: [] for trial in broken.trials}
 
     outer = get_active_experiment()
     assert outer is not None

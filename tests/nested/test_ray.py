@@ -120,7 +120,7 @@ def test_all_trials_are_runs_within_the_driver_s(searched: Searched) -> None:
     """And nothing else is: Optuna's search asks for trials of its own, and Tune's TensorBoard files are of the same numbers."""
     trials = {trial for experiment in searched.results.values() for trial in experiment}
     assert searched.runs.keys() == {"", *trials}
-    assert len(trials) == 2 + 4 + 3
+    assert len(trials) == 2 + 4 + 3 + 1
     assert searched.parents == {searched.outer}
     assert searched.runs[""].name == "search"
     assert searched.runs[""].status == "FINISHED"
@@ -158,6 +158,13 @@ def test_fates_of_trials(searched: Searched) -> None:
     }
     reasons = {run.params.get("fate"): run.tags.get("tracelet.end_reason") for run in searched.runs.values()}
     assert reasons["fails"] == "ValueError: no such luck"
+
+
+def test_a_trial_that_never_begins(searched: Searched) -> None:
+    (trial,) = searched.results["broken"]
+    run = searched.runs[trial]
+    assert (run.status, run.tags["tracelet.end_reason"]) == ("FAILED", "RuntimeError: no such thing")
+    assert run.params == {"fate": "never begins"}
 
 
 def test_a_worker_that_has_one_trial_after_the_other(searched: Searched) -> None:

@@ -92,6 +92,7 @@ class Options:
         environment: environment variables that are recorded with it: names, or patterns with `*`.
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
+        trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
     """
@@ -123,6 +124,7 @@ class Options:
     environment: tuple[str, ...] = ()
     system_every: float = 10.0
     console: bool = False
+    trials: bool = True
     pytorch: PyTorchOptions = PyTorchOptions()
     lightning: LightningOptions = LightningOptions()
 
@@ -135,6 +137,7 @@ class Options:
             provenance=False,
             system_every=0.0,
             console=False,
+            trials=False,
             pytorch=PyTorchOptions(patch_tensorboard=False),
             lightning=LightningOptions(capture=False),
         )

@@ -205,6 +205,7 @@ PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "environment": _words(),
     "system_every": _rhythm,
     "console": _flag,
+    "trials": _flag,
     "pytorch": _nested,
     "pytorch.patch_tensorboard": _flag,
     "lightning": _nested,

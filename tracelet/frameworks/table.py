@@ -29,7 +29,15 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 # What a run's settings say about them.
 SETTINGS: Final = frozenset(
-    {"pytorch", "lightning", "capture_artifacts", "optimizer_every", "optimizer_status", "optimizer_histogram_every"}
+    {
+        "pytorch",
+        "lightning",
+        "capture_artifacts",
+        "optimizer_every",
+        "optimizer_status",
+        "optimizer_histogram_every",
+        "trials",
+    }
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet.core import active
 from tracelet.frameworks.base import Framework
@@ -14,6 +14,9 @@ from tracelet.guard import Guard
 from tracelet.nested.optuna_studies import StudyRun
 from tracelet.nested.optuna_trials import Asked, Objective, TrialRun
 from tracelet.patching import Switch, Wrapper, after
+
+if TYPE_CHECKING:
+    from tracelet.core.options import Options
 
 __all__ = ["OptunaFramework"]
 
@@ -41,6 +44,16 @@ class OptunaFramework(Framework):
     def __init__(self, captures: bool = True) -> None:
         super().__init__(captures)
         self.studies: dict[str, str] = {}
+
+    @classmethod
+    def arguments(cls, options: Options) -> Mapping[str, Any]:
+        """What a run's settings say about its trials."""
+        return {"captures": options.trials}
+
+    @classmethod
+    def switched_off(cls, options: Options) -> list[str]:
+        """The setting that switches the capture off, if it does."""
+        return [] if options.trials else ["trials"]
 
     @classmethod
     def places(cls) -> list[Place]:

@@ -7,7 +7,7 @@ results as Tune keeps them. See `tracelet.nested.ray_workers` for what a trainin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tracelet.core import active
 from tracelet.frameworks.base import Framework
@@ -16,6 +16,9 @@ from tracelet.frameworks.places import Place
 from tracelet.guard import Guard
 from tracelet.nested import ray_carried, ray_trials
 from tracelet.patching import Switch, Wrapper, after
+
+if TYPE_CHECKING:
+    from tracelet.core.options import Options
 
 __all__ = ["RayFramework"]
 
@@ -32,6 +35,16 @@ class RayFramework(Framework):
     package: ClassVar[str] = "ray"
     since: ClassVar[tuple[int, ...]] = (2, 40)
     before: ClassVar[tuple[int, ...]] = (3,)
+
+    @classmethod
+    def arguments(cls, options: Options) -> Mapping[str, Any]:
+        """What a run's settings say about its trials."""
+        return {"captures": options.trials}
+
+    @classmethod
+    def switched_off(cls, options: Options) -> list[str]:
+        """The setting that switches the capture off, if it does."""
+        return [] if options.trials else ["trials"]
 
     @classmethod
     def places(cls) -> list[Place]:
@@ -132,17 +145,17 @@ def _complete(_: Any, *, trial: Any, **info: Any) -> None:
 
 
 def _failed(_: Any, *, trial: Any, **info: Any) -> None:
-    ray_trials.begin(RayFramework.here(), trial)  # it may never have started
     ray_trials.failed(trial)
 
 
 def _error(trial: Any, exc: Any = None) -> None:
+    ray_trials.begin(RayFramework.here(), trial)  # it may never have started
     ray_trials.error(trial, exc)
 
 
 def _muted(switch: Switch) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if not switch.on:
+        if not switch.on or RayFramework.here() is None:
             return wrapped(*args, **kwargs)
         with active.muted():
             return wrapped(*args, **kwargs)

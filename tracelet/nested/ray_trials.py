@@ -103,9 +103,17 @@ def error(trial: Any, exception: Any) -> None:
     if (known := _trials.get(trial)) is None:
         return
     cause = getattr(exception, "cause", None)
-    if isinstance(cause, BaseException) or isinstance(exception, BaseException):
-        _, reason = exits.of_exception(cause if isinstance(cause, BaseException) else exception)
-        known.outcome = RunStatus.FAILED, reason
+    cause = cause if isinstance(cause, BaseException) else exception
+    if isinstance(cause, BaseException):
+        known.outcome = RunStatus.FAILED, _reason(cause)
+
+
+def _reason(exception: BaseException) -> str:
+    """The words of an exception, in a line. One in `setup` comes as the text of a traceback, whose last line it is."""
+    lines = [line for line in str(exception).splitlines() if line.strip()]
+    if len(lines) > 1 and "creation task" in lines[0]:
+        return lines[-1].strip()
+    return " ".join(exits.of_exception(exception)[1].split())
 
 
 def complete(trial: Any) -> None:
