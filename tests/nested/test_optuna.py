@@ -23,6 +23,7 @@ from tracelet import guard
 from tracelet.core import active
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
+from tracelet.settings import TraceletSettings
 from tracelet.testing import Captured
 
 PLACES = (optuna.Study, Trial, import_module("optuna.study._optimize"))
@@ -409,6 +410,20 @@ def test_without_a_run_that_records_there_is_nothing(cap: Captured, how: str) ->
     assert cap.points() == []
     assert guard._said == {}
     tracelet.stop_logging()
+
+
+def test_switched_off_all_is_in_one_run(cap: Captured) -> None:
+    def training(trial: Trial) -> float:
+        tracelet.log({"loss": 1.0}, step=trial.number)
+        return trial.suggest_float("x", 0, 1)
+
+    with tracelet.start_logging(settings=TraceletSettings(trials=False)) as run:
+        study = new_study()
+        study.optimize(training, n_trials=2)
+        study.tell(study.ask(), 1.0)
+    assert cap.runs == [run]
+    assert points(cap, run) == {"loss": [(0, 1.0), (1, 1.0)]}
+    assert cap.params == {}
 
 
 def test_in_a_muted_context_there_is_nothing(cap: Captured) -> None:
