@@ -259,13 +259,13 @@ def get_active_experiment() -> Experiment | None:
     return run if run.active or run in _silenced else None
 
 
-def begin_under_launcher() -> None:
-    """In a process that `tracelet run` started, or a child of one: intercept; the run begins at its first record."""
-    global _launched
+def begin_under_launcher(told: Options | None = None) -> None:
+    """In a process that `tracelet run` started, or a child: intercept; the run begins at its first record. Or as it is told."""
+    global _launched, _adopted
     run_id = os.environ.get("TRACELET_RUN_ID")
-    if _launched is not None or not run_id:
+    if (_launched is not None and told is None) or not run_id:
         return
-    options = Options.load()
+    options, _adopted = told or Options.load(), False
     if options.disabled or is_silent_rank():
         return
     owner = os.environ.get("TRACELET_RUN_OWNER") == str(os.getpid())

@@ -31,6 +31,7 @@ __all__ = [
     "Ending",
     "activate",
     "befores",
+    "deactivate",
     "give_up",
     "hand_over",
     "last_ending",
@@ -110,7 +111,7 @@ def stop(run: Experiment, status: RunStatus, reason: str, waited: float = 0.0) -
         )
     elif not report.durable and report.kept_in is not None and run.is_owner:
         say(f"no collector took everything in time: the rest is kept in {report.kept_in}; `tracelet wait` delivers it")
-    _deactivate(run)
+    deactivate(run)
 
 
 def befores(*others: Experiment | None) -> list[Experiment]:
@@ -134,18 +135,23 @@ def make_way(runs: Iterable[Experiment], run_id: str | None) -> None:
         hand_over(before)
 
 
-def hand_over(run: Experiment) -> None:
-    """Stop a run that another one follows, without waiting: the collector adopts what is not sent yet.
+def hand_over(run: Experiment, outcome: tuple[RunStatus, str] | None = None, deadline: float = 0.0) -> None:
+    """Stop a run that another one follows, without waiting for long: the collector adopts what is not sent yet.
 
     Runs that are nested in it end as it does, before it.
+
+    Args:
+        run: the run.
+        outcome: how it ended; by default as the process stands.
+        deadline: seconds to wait.
     """
-    outcome = exits.outcome(run.began_during)
+    outcome = outcome or exits.outcome(run.began_during)
     for one in (*nesting.within(run, active.running()), run):
-        _hand_over(one, outcome)
+        _hand_over(one, outcome, deadline)
 
 
-def _hand_over(run: Experiment, outcome: tuple[RunStatus, str]) -> None:
-    run.stop(*outcome, deadline=0.0)
+def _hand_over(run: Experiment, outcome: tuple[RunStatus, str], deadline: float) -> None:
+    run.stop(*outcome, deadline)
     _remember(run)
     if _why_wait(run):
         _unsettled.append(run)
@@ -157,10 +163,11 @@ def _hand_over(run: Experiment, outcome: tuple[RunStatus, str]) -> None:
 def give_up(run: Experiment, error: BaseException) -> None:
     """A run whose start was interrupted: the user will never have it."""
     run.stop(*exits.of_exception(error), deadline=0.0)
-    _deactivate(run)
+    deactivate(run)
 
 
-def _deactivate(run: Experiment) -> None:
+def deactivate(run: Experiment) -> None:
+    """Have a run that was stopped be active no more, and take the patches off when it was the last one."""
     with _changing:
         active.end(run)
         _leave_to_children()
@@ -173,7 +180,8 @@ def _deactivate(run: Experiment) -> None:
 
 def _leave_to_children() -> None:
     """Have what this process starts find its run; of several at once that are not nested, nobody could say which."""
-    leave_to_children(nesting.shared(run for run in active.running() if run.active and run.plan.carried))
+    runs = (run for run in active.running() if not active.is_apart(run))
+    leave_to_children(nesting.shared(run for run in runs if run.active and run.plan.carried))
 
 
 def _remember(run: Experiment) -> None:
@@ -271,7 +279,7 @@ def _leave(run: Experiment, error: BaseException | None) -> None:
     """The end of `with start_logging(...)`: an exception that leaves the block fails the run."""
     if not run.active:
         if nesting.outer_of(run) is not None:
-            _deactivate(run)  # a rank's that records nothing: the outer one is the active one again
+            deactivate(run)  # a rank's that records nothing: the outer one is the active one again
         return
     status, reason = (RunStatus.FINISHED, "") if error is None else exits.of_exception(error)
     try:

@@ -101,6 +101,7 @@ class TraceletSettings(BaseSettings):
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
         plugins: listen to the libraries too that other packages' frameworks are for.
+        trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
 
@@ -138,6 +139,7 @@ class TraceletSettings(BaseSettings):
     system_every: Annotated[float, _Given] = _DEFAULTS.system_every
     console: Annotated[bool, _Given] = _DEFAULTS.console
     plugins: Annotated[bool, _Given] = _DEFAULTS.plugins
+    trials: Annotated[bool, _Given] = _DEFAULTS.trials
     pytorch: PyTorchSettings = PyTorchSettings()
     lightning: LightningSettings = LightningSettings()
 

@@ -66,7 +66,7 @@ class Captured:
 
     @property
     def runs(self) -> list[Experiment]:
-        """The runs that were started by `start_logging`, in order."""
+        """The runs that were started by `start_logging`, in order. Before those that a library begins comes the block's own."""
         return list(self._captor.runs) if self._captor is not None else []
 
     @property

@@ -61,11 +61,13 @@ def in_wandb(file: Path) -> Points:
     )
 
 
-def in_mlflow(database: Path) -> Points:
-    """Those of an MLflow store with one run."""
+def in_mlflow(database: Path, run_id: str = "") -> Points:
+    """Those of an MLflow store with one run; or of the run that has this id of ours."""
     found: Points = {}
+    of_run = "WHERE run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'tracelet.run_id' AND value = :run)"
+    query = f"SELECT key, step, value FROM metrics {of_run if run_id else ''} ORDER BY rowid"
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=20)) as db:
-        for name, step, value in db.execute("SELECT key, step, value FROM metrics ORDER BY rowid"):
+        for name, step, value in db.execute(query, {"run": run_id} if run_id else {}):
             found.setdefault(name, []).append((step, value))
     return found
 

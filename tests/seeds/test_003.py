@@ -11,7 +11,9 @@ import io
 import json
 import runpy
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from torch.utils.data import DataLoader
 
 import tracelet
 from tests.seeds import digits
-from tests.seeds.blocks import HERE, block, check_blocks, check_tests, run_inside
+from tests.seeds.blocks import HERE, block, check_blocks, check_tests, execute, run_inside
 from tests.seeds.histories import Points, arrived, as_float32, in_csv, in_event_files, in_mlflow, in_wandb
 from tests.support import commands
 from tests.support.mlflow_store import MlflowStore
@@ -186,24 +188,34 @@ def test_cli_under_the_launcher(shared_spine: Spine, folder: Path) -> None:
 # -- Hyperparameter tuning
 
 
+def of_training(points: Points) -> Points:
+    """What Lightning logged of a trial, without what Optuna knows of it."""
+    return {name: each for name, each in points.items() if name not in ("value", "intermediate_value")}
+
+
 def test_optuna(cap: Captured, folder: Path) -> None:
-    """All trials in one run: the second one's writer, and those after it, have labels."""
     study = run_inside(block(4, FOLDER))["study"]
     states = [trial.state.name for trial in study.trials]
     assert len(states) == 5
     assert states.count("PRUNED") > 0 < states.count("COMPLETE")
-    labels = ["", f"{LOGS}/", *(f"{LOGS}_{number}/" for number in range(2, 5))]
-    found = arrived(cap)
-    expected: Points = {}
-    for trial, label in zip(study.trials, labels, strict=True):
-        written = in_event_files(folder / LOGS / f"version_{trial.number}")
-        expected |= {f"{label}{name}": points for name, points in written.items()}
-        reported = [value for _, value in sorted(trial.intermediate_values.items())]
-        assert [value for _, value in found[f"{label}val_loss"]] == reported
-    assert found == expected
+    around, *runs = cap.runs
+    assert [run.name for run in runs] == [f"trial-{number}" for number in range(5)]
+    assert {run.plan.parent for run in runs} == {around.id}
+    for trial, run in zip(study.trials, runs, strict=True):
+        found = arrived(cap, run=run)
+        assert of_training(found) == in_event_files(folder / LOGS / f"version_{trial.number}")
+        reported = sorted(trial.intermediate_values.items())
+        assert found["intermediate_value"] == reported
+        assert [value for _, value in found["val_loss"]] == [value for _, value in reported]
+        assert found["value"] == [(trial.number, trial.value)]
+        assert run.status is RunStatus.FINISHED
+    assert [step for step, _ in arrived(cap, run=around)["best_value"]] == [
+        trial.number for trial in study.trials if trial.state.name == "COMPLETE"
+    ]
 
 
 def test_optuna_with_a_run_for_each_trial(cap: Captured, folder: Path) -> None:
+    """One that the script begins by itself: it takes the place of what was there, as everywhere."""
     source = block(4, FOLDER)
     text = source.text()
     given = """
@@ -221,8 +233,10 @@ def in_a_run_of_its_own(objective):
         text.replace("def objective", "@in_a_run_of_its_own\ndef objective"),
     )
     trials = names["study"].trials
-    assert [run.name for run in cap.runs] == [f"trial {number}" for number in range(5)]
-    for trial, run in zip(trials, cap.runs, strict=True):
+    around, first, *runs = cap.runs
+    assert arrived(cap, run=around) == arrived(cap, run=first) == {}
+    assert [run.name for run in runs] == [f"trial {number}" for number in range(5)]
+    for trial, run in zip(trials, runs, strict=True):
         assert arrived(cap, run=run) == in_event_files(folder / LOGS / f"version_{trial.number}")
         assert run.status is (RunStatus.FAILED if trial.state.name == "PRUNED" else RunStatus.FINISHED)
     assert {name: cap.params[name] for name in ("lr", "hidden_dim", "dropout")} == trials[-1].params
@@ -240,6 +254,49 @@ def test_optuna_without_a_logger(folder: Path) -> None:
     assert [value for _, value in found["val_loss"]] == list(trial.intermediate_values.values())
     assert found["epoch"] == [(2 * epoch + 1, epoch) for epoch in trial.intermediate_values]
     assert {name: captured.params[name] for name in ("lr", "hidden_dim", "dropout")} == trial.params
+
+
+def test_ray(shared_spine: Spine) -> None:
+    """The driver begins a run and knows nothing of its workers; those are told of theirs by Ray."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # Ray's sockets lie in it: a path that is not long
+    environment = {
+        **shared_spine.environment,
+        "HOME": str(folder),
+        "PYTHONPATH": str(HERE.parents[1]),
+        "RAY_TMPDIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+    }
+    before = """
+import json, ray, tracelet
+ray.init(num_cpus=2, include_dashboard=False)
+run = tracelet.start_logging("search")
+"""
+    after = """
+said = {trial.trial_id: [trial.config, trial.relative_logdir] for trial in analysis.trials}
+frames = {trial.trial_id: analysis.trial_dataframes[trial.trial_id]["loss"].tolist() for trial in analysis.trials}
+with open("said.json", "w") as file:
+    json.dump([run.id, said, frames], file)
+ray.shutdown()
+"""
+    try:
+        execute(block(5, FOLDER), shared_spine.folder, before=before, after=after, environment=environment)
+        shared_spine.settle()
+        outer, said, losses = json.loads((shared_spine.folder / "said.json").read_text())
+        assert len(said) == 2
+        for trial, (config, where) in said.items():
+            (working,) = folder.glob(f"ray/session_2*/artifacts/*/*/working_dirs/{where}")
+            written = in_event_files(working)
+            assert steps(written, "train_loss")
+            assert losses[trial] == [value for _, value in written["val_loss"]]
+            found = in_mlflow(shared_spine.database, f"{trial}-{outer}")
+            logged = {name: points for name, points in found.items() if not name.startswith("optim/")}
+            assert logged == written | {"ray/tune/loss": list(enumerate(losses[trial], 1))}
+            assert found.keys() > logged.keys()  # its optimizer's
+            assert config.keys() == {"lr", "hidden_dim", "batch_size"}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- Production patterns

@@ -2,7 +2,8 @@
 
 The context's run (`contextvars`), else the process's only run: a plain thread sees no context, and must not lose its points,
 while trials that start runs of their own in threads are kept apart. Runs that are nested count as one there: the innermost, or,
-of several within one, that one. In a muted context (a library only tries the script out) points belong to none.
+of several within one, that one. In a muted context (a library only tries the script out) points belong to none. A run that was
+started apart gets only the points that name it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from tracelet.core.options import Options
 
 __all__ = [
+    "apart",
     "begin",
     "current",
     "enclosing",
     "end",
     "here",
     "in_context",
+    "is_apart",
     "is_muted",
+    "lent",
     "muted",
     "put_back",
     "running",
@@ -39,7 +43,9 @@ __all__ = [
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _muted: ContextVar[bool] = ContextVar("tracelet_muted", default=False)
+_apart: ContextVar[bool] = ContextVar("tracelet_apart", default=False)
 _running: dict[str, Experiment] = {}
+_set_apart: weakref.WeakSet[Experiment] = weakref.WeakSet()
 _tasks: dict[str, weakref.ref[Any]] = {}
 _only: Experiment | None = None
 _changing = threading.RLock()  # a signal handler may start or stop a run in the middle of that
@@ -99,6 +105,41 @@ def muted() -> Iterator[None]:
         _muted.reset(token)
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Have the runs that start in a block be nobody's active one: only what names them is recorded in them.
+
+    They are within another one as any nested run, and end with it.
+    """
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+def is_apart(run: Experiment) -> bool:
+    """Whether a run was started apart."""
+    return run in _set_apart
+
+
+@contextmanager
+def lent(run: Experiment) -> Iterator[None]:
+    """Have a run be the context's for a block, if that has none: in a thread of a library's pool.
+
+    What the block starts, and leaves running, is the context's behind it, as ever.
+    """
+    if _around(_context.get()) is not None:
+        yield
+        return
+    _context.set(run)
+    try:
+        yield
+    finally:
+        if _context.get() is run:
+            _context.set(None)
+
+
 def superseded() -> Experiment | None:
     """The run that one which starts here and now takes the place of, with all that is within it.
 
@@ -127,9 +168,13 @@ def begin(run: Experiment, outer: Experiment | None = None, options: Options | N
         options: what it was started with.
     """
     with _changing:
-        by_context = outer is not None and (outer is _around(_context.get()) or _is_left(outer))
+        alone = _apart.get()
+        by_context = outer is not None and not alone and (outer is _around(_context.get()) or _is_left(outer))
         nesting.put(run, outer, by_context, options)
         _running[run.id] = run
+        if alone:
+            _set_apart.add(run)
+            return
         if (task := _task()) is not None:
             _tasks[run.id] = weakref.ref(task)
         _context.set(run)
@@ -173,8 +218,8 @@ def _choose() -> None:
 
 
 def _recording() -> list[Experiment]:
-    """The runs that record; all of them, when none does."""
-    runs = list(_running.values())
+    """The runs that record; all of them, when none does. Those apart do not count."""
+    runs = [run for run in _running.values() if run not in _set_apart]
     return [run for run in runs if run.active] or runs
 
 

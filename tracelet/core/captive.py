@@ -20,12 +20,18 @@ class Captor:
     Attributes:
         home: takes the place of tracelet's home.
         runs: those that have begun, in order.
-        stand_in: the run that is there until the code under test starts one.
+        stand_in: the run that is there until the code under test starts one, or a library one within it.
     """
 
     home: Path
     runs: list[Experiment] = field(default_factory=list)
     stand_in: Experiment | None = None
+
+    def keep(self) -> None:
+        """Have the run that stands in be one as any: a library begins others within it."""
+        if (run := self.stand_in) is not None:
+            self.runs.append(run)
+            self.stand_in = None
 
 
 _captor: Captor | None = None

@@ -94,6 +94,7 @@ class Options:
         system_every: seconds between two looks at CPU, memory, disk, network and GPU; 0 for none.
         console: keep what the script prints as an artifact.
         plugins: listen to the libraries too that other packages' frameworks are for.
+        trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
     """
@@ -126,6 +127,7 @@ class Options:
     system_every: float = 10.0
     console: bool = False
     plugins: bool = True
+    trials: bool = True
     pytorch: PyTorchOptions = PyTorchOptions()
     lightning: LightningOptions = LightningOptions()
 
@@ -139,6 +141,7 @@ class Options:
             system_every=0.0,
             console=False,
             plugins=False,
+            trials=False,
             pytorch=PyTorchOptions(patch_tensorboard=False),
             lightning=LightningOptions(capture=False),
         )

@@ -206,6 +206,7 @@ PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "system_every": _rhythm,
     "console": _flag,
     "plugins": _flag,
+    "trials": _flag,
     "pytorch": _nested,
     "pytorch.patch_tensorboard": _flag,
     "lightning": _nested,

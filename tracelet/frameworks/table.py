@@ -23,6 +23,8 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
     "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
+    "optuna": ("tracelet.nested.optuna", "OptunaFramework"),
+    "ray": ("tracelet.nested.ray", "RayFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
@@ -36,6 +38,7 @@ SETTINGS: Final = frozenset(
         "optimizer_status",
         "optimizer_histogram_every",
         "plugins",
+        "trials",
     }
 )
 

@@ -6,10 +6,11 @@ Whatever goes wrong here, the library's work goes on, and what it logs is record
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Final
 
 from tracelet import exits, lifetime
-from tracelet.core import active
+from tracelet.core import active, captive
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
 from tracelet.guard import Guard
@@ -17,12 +18,19 @@ from tracelet.interface import start_logging
 
 __all__ = ["begin", "end"]
 
+# Seconds that a library waits until what a run has recorded is durable: it may have thousands, and there may be no collector.
+_PATIENCE: Final = 0.2
 _BEGINNING = Guard("beginning a run within the active one")
 _ENDING = Guard("ending a run within the active one")
 
 
 def begin(
-    name: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None, **settings: Any
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    apart: bool = False,
+    **settings: Any,
 ) -> Experiment | None:
     """Begin a run within the active one, in this context.
 
@@ -30,6 +38,8 @@ def begin(
         name: the run's name.
         params: its parameters.
         tags: its tags.
+        apart: it does not become the active one: only what names it is recorded in it. For things that a library works on in
+            turn, or elsewhere.
         settings: more arguments of `start_logging`.
 
     Returns:
@@ -39,12 +49,15 @@ def begin(
     with _BEGINNING:
         around = active.current()
         if around is not None and around.active:
-            run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
+            if (captor := captive.captor()) is not None and around is captor.stand_in:
+                captor.keep()
+            with active.apart() if apart else nullcontext():
+                run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
     return run
 
 
 def end(run: Experiment | None, status: RunStatus | None = None, reason: str = "") -> None:
-    """End a run that `begin` began; what was active before is again.
+    """End a run that `begin` began; what was active before is again. What it recorded is kept, whoever carries it away.
 
     Args:
         run: the run, or None: then nothing is done.
@@ -56,5 +69,5 @@ def end(run: Experiment | None, status: RunStatus | None = None, reason: str = "
     with _ENDING:
         if run.active:
             how = exits.outcome(run.began_during) if status is None else (status, reason)
-            lifetime.stop(run, *how)
-            lifetime.settle_one(run)
+            lifetime.hand_over(run, how, _PATIENCE)
+            lifetime.deactivate(run)
