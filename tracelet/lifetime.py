@@ -81,6 +81,8 @@ def activate(run: Experiment, options: Options, outer: Experiment | None = None,
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
+    if outer is not None and not run.begun:
+        run.occasions.when_begun(_leave_to_children)
     provenance.begin(run, options, below=below)
     _stop_at_exit()
 
@@ -173,7 +175,14 @@ def _deactivate(run: Experiment) -> None:
 
 def _leave_to_children() -> None:
     """Have what this process starts find its run; of several at once that are not nested, nobody could say which."""
-    leave_to_children(nesting.shared(run for run in active.running() if run.active and run.plan.carried))
+    leave_to_children(
+        nesting.shared(run for run in active.running() if run.active and run.plan.carried and _is_there(run))
+    )
+
+
+def _is_there(run: Experiment) -> bool:
+    """Whether a child may join a run: a nested one that has no stream yet may end without ever having one."""
+    return run.begun or nesting.outer_of(run) is None
 
 
 def _remember(run: Experiment) -> None:

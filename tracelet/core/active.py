@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "begin",
+    "begins_late",
     "current",
     "enclosing",
     "end",
     "here",
     "in_context",
     "is_muted",
+    "late",
     "muted",
     "put_back",
     "running",
@@ -39,6 +41,7 @@ __all__ = [
 
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _muted: ContextVar[bool] = ContextVar("tracelet_muted", default=False)
+_late: ContextVar[bool] = ContextVar("tracelet_late", default=False)
 _running: dict[str, Experiment] = {}
 _tasks: dict[str, weakref.ref[Any]] = {}
 _only: Experiment | None = None
@@ -97,6 +100,21 @@ def muted() -> Iterator[None]:
         yield
     finally:
         _muted.reset(token)
+
+
+def begins_late() -> bool:
+    """Whether a run that is started here and now has no stream before its first record."""
+    return _late.get()
+
+
+@contextmanager
+def late() -> Iterator[None]:
+    """Start runs in a block that leave nothing anywhere, unless something is recorded in them."""
+    token = _late.set(True)
+    try:
+        yield
+    finally:
+        _late.reset(token)
 
 
 def superseded() -> Experiment | None:

@@ -5,11 +5,14 @@ Whatever goes wrong here, the library's work goes on, and what it logs is record
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from tracelet import exits, lifetime
-from tracelet.core import active
+from tracelet.core import active, captive
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
 from tracelet.guard import Guard
@@ -19,10 +22,16 @@ __all__ = ["begin", "end"]
 
 _BEGINNING = Guard("beginning a run within the active one")
 _ENDING = Guard("ending a run within the active one")
+_late: weakref.WeakSet[Experiment] = weakref.WeakSet()
 
 
 def begin(
-    name: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None, **settings: Any
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    late: bool = False,
+    **settings: Any,
 ) -> Experiment | None:
     """Begin a run within the active one, in this context.
 
@@ -30,16 +39,22 @@ def begin(
         name: the run's name.
         params: its parameters.
         tags: its tags.
+        late: there is no such run in any tracker, unless something is recorded in it. Processes that are forked before that
+            belong to the run around. (Parameters would be a record.)
         settings: more arguments of `start_logging`.
 
     Returns:
-        The run; None when there is none around it that records, in a muted context, and when it cannot be begun.
+        The run; None when there is none around it that records, in a muted context, in a test's `capture()` whose code has
+        started none, and when it cannot be begun.
     """
     run = None
     with _BEGINNING:
-        around = active.current()
-        if around is not None and around.active:
-            run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
+        around, captor = active.current(), captive.captor()
+        if around is not None and around.active and (captor is None or around is not captor.stand_in):
+            with active.late() if late else nullcontext():
+                run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
+            if late:
+                _late.add(run)
     return run
 
 
@@ -58,3 +73,14 @@ def end(run: Experiment | None, status: RunStatus | None = None, reason: str = "
             how = exits.outcome(run.began_during) if status is None else (status, reason)
             lifetime.stop(run, *how)
             lifetime.settle_one(run)
+
+
+def _leave_parents() -> None:
+    """In a forked child: a run that has no stream yet is not the child's to begin, nobody would end it."""
+    for run in list(_late):
+        if not run.begun and run.active:
+            run.end(RunStatus.FINISHED, "")
+            active.end(run)
+
+
+os.register_at_fork(after_in_child=_leave_parents)
