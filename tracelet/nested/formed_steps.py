@@ -141,10 +141,11 @@ class _Execution:
             info, state = step.info, step.state.status.value
             runs = self._running.get(info.fingerprint)
             run = runs.pop() if runs else None
+            if state == "completed":
+                self._measured(info, step.result)
             if run is None:
                 return
             if state == "completed":
-                self._measured(run, info, step.result)
                 children.end(run, RunStatus.FINISHED)
             else:
                 run.begin()  # a step that fails is worth a run, whatever it has recorded
@@ -189,9 +190,11 @@ class _Execution:
         if isinstance(framework, Framework):
             record_parameters(framework, _parameters(info))
 
-    def _measured(self, run: Experiment, info: Any, result: Any) -> None:
+    def _measured(self, info: Any, result: Any) -> None:
         """Record the numbers that are a step's result."""
-        if not _measures(info) or not isinstance(result, Mapping):
+        framework = self._library.here()
+        run = None if framework is None else framework.experiment
+        if run is None or not _measures(info) or not isinstance(result, Mapping):
             return
         prefix = "test/" if _type(info).endswith("::evaluate") else ""
         for name, value in flat(numbers(result)):

@@ -44,24 +44,17 @@ class PopulationEngine(_engines.DefaultTorchTrainingEngine):  # type: ignore[mis
 
     Raises:
         ImportError: when it is imported, and formed is not installed.
-        ValueError: with `grad_scaler`: a loss is not scaled where it is what points are judged by.
+        ValueError: when the training begins with a `grad_scaler`: a loss is not scaled where it is what points are judged by.
     """
 
-    def __init__(
-        self,
-        optimizer: Any = None,
-        lr_scheduler: Any = None,
-        loss: Any = "loss",
-        gradient_accumulation_steps: int = 1,
-        max_grad_norm: float | None = None,
-        params: Any = None,
-        dtype: Any = None,
-        grad_scaler: Any = None,
-    ) -> None:
-        if grad_scaler is not None:
+    _batches: list[Any]
+
+    def create_state(self, trainer: Any, model: Any) -> Any:
+        """Make the optimizer and what belongs to it."""
+        if self._grad_scaler is not None:
             raise ValueError("PopulationEngine takes no grad_scaler: points are judged by the loss as it is")
-        super().__init__(optimizer, lr_scheduler, loss, gradient_accumulation_steps, max_grad_norm, params, dtype)
-        self._batches: list[Any] = []
+        self._batches = []
+        return super().create_state(trainer, model)
 
     def train_step(self, inputs: Any, state: Any, trainer: Any) -> Any:
         """One batch: kept until there are enough of them, and then a round of the search."""
@@ -71,7 +64,7 @@ class PopulationEngine(_engines.DefaultTorchTrainingEngine):  # type: ignore[mis
         state.model.train()
         steps = self._gradient_accumulation_steps
         if state.step % steps == 0:
-            self._batches = []
+            self._batches = []  # also of a state that was not made here
         self._batches.append(inputs)
         if (state.step + 1) % steps == 0:
             objective = _Objective(self, state.model, search, self._batches)

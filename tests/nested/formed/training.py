@@ -3,7 +3,9 @@
 Without `from __future__ import annotations`: formed reads what steps return from their annotations.
 """
 
+import asyncio
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,12 +152,9 @@ def train(*callbacks: Any, **more: Any) -> Points:
 
 # -- a workflow
 
-RUNS: list[str] = []  # the steps that were executed
-
 
 @workflow_step("tracelet_test_rows", format="json")
 def make_rows(count: int = 12) -> Any:
-    RUNS.append("rows")
     return rows(count)
 
 
@@ -177,8 +176,6 @@ def raises(words: str, interrupt: bool = False) -> str:
 
 @workflow_step("tracelet_test_says_later", format="json")
 async def says_later(value: float) -> float:
-    import asyncio
-
     tracelet.log({"first": value}, step=1)
     await asyncio.sleep(0)
     tracelet.log({"second": value}, step=2)
@@ -217,6 +214,14 @@ def steps(count: int = 12, **trainer: Any) -> dict[str, Any]:
     }
 
 
+@workflow_step("tracelet_test_forks", format="json")
+def forks() -> int:
+    if (child := os.fork()) == 0:
+        tracelet.log({"forked": 2.0}, step=1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
 def refer(step: str) -> dict[str, str]:
     return {"type": "ref", "ref": step}
 
@@ -225,4 +230,3 @@ def run(config: dict[str, Any], folder: Path, executor: Any = None, **more: Any)
     """Run a workflow of some steps, with its cache in a folder."""
     organizer = FilesystemWorkflowOrganizer(folder / "formed", **more)
     return organizer.run(executor or DefaultWorkflowExecutor(), WorkflowGraph.from_config({"steps": config}))
-
