@@ -98,6 +98,7 @@ class _Execution:
         self.cache = cache
         self._library = library
         self._around = library.here()
+        self._info: Any = None
         self._seen: set[str] = set()  # fingerprints of steps that were executed, or found in the cache
         self._running: dict[str, list[Experiment | None]] = {}
         self._executed: dict[str, Experiment] = {}
@@ -111,6 +112,7 @@ class _Execution:
     def on_execution_start(self, execution: Any) -> None:
         """Tell what the workflow is made of: also the steps that get no run."""
         with _GUARD:
+            self._info = execution.info
             if self._around is not None:
                 for info in execution.info.graph:
                     record_parameters(self._around, {f"steps/{info.name}": _parameters(info)})
@@ -129,8 +131,7 @@ class _Execution:
             self._seen.add(info.fingerprint)
             run = None
             if self._library.here() is not None:
-                tags = {**_tags(info), **({} if execution.info.id is None else {"formed.execution": execution.info.id})}
-                run = children.begin(info.name, tags=tags, late=True)
+                run = children.begin(info.name, tags=self._tags(info), late=True)
                 if run is not None:
                     run.occasions.when_begun(partial(self._tell, run, info))
             self._running.setdefault(info.fingerprint, []).append(run)
@@ -167,11 +168,11 @@ class _Execution:
         origin = formed_origins.find(experiment.plan.home, info.fingerprint)
         if origin is None and not _measures(info):
             return
-        tags = {**_tags(info), "cached": "true"}
+        tags = {**self._tags(info), "cached": "true"}
         if origin is not None:
-            tags["tracelet.cached_from"] = origin.run
+            tags["cached_from"] = origin.run
             if origin.url:
-                tags["tracelet.cached_url"] = origin.url
+                tags["cached_url"] = origin.url
         if (child := children.begin(info.name, tags=tags)) is not None:
             self._tell(child, info)
             children.end(child, RunStatus.FINISHED)
@@ -189,6 +190,16 @@ class _Execution:
         framework = run._frameworks.get(self._library.identifier)
         if isinstance(framework, Framework):
             record_parameters(framework, _parameters(info))
+
+    def _tags(self, info: Any) -> dict[str, str]:
+        """What formed calls a step, and the execution: the organizer has named that when it began."""
+        tags = {
+            "formed.execution": None if self._info is None else self._info.id,
+            "formed.step": _type(info),
+            "formed.fingerprint": info.fingerprint,
+            "formed.tags": ", ".join(info.tags),
+        }
+        return {name: str(value) for name, value in tags.items() if value}
 
     def _measured(self, info: Any, result: Any) -> None:
         """Record the numbers that are a step's result."""
@@ -216,11 +227,6 @@ def _type(info: Any) -> str:
     """The name under which a step is registered."""
     config = info.step.config
     return str(config.get("type", "")) if isinstance(config, Mapping) else ""
-
-
-def _tags(info: Any) -> dict[str, str]:
-    tags = {"formed.step": _type(info), "formed.fingerprint": info.fingerprint, "formed.tags": ", ".join(info.tags)}
-    return {name: value for name, value in tags.items() if value}
 
 
 def _parameters(info: Any) -> dict[str, Any]:

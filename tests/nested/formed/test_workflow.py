@@ -93,7 +93,7 @@ def test_a_cached_result_is_linked_to_the_run_that_made_it(alone: Captured, tmp_
     assert [each.name for each in cached] == ["trained", "evaluated"]
     for each in cached:
         assert each.plan.tags["cached"] == "true"
-        assert each.plan.tags["tracelet.cached_from"] == made[each.name].id
+        assert each.plan.tags["cached_from"] == made[each.name].id
         assert each.status is RunStatus.FINISHED
         assert alone.points(run=each) == []
         assert params_of(alone, each)["type"].startswith("torch::")
@@ -102,7 +102,7 @@ def test_a_cached_result_is_linked_to_the_run_that_made_it(alone: Captured, tmp_
         config["evaluated"]["dataloader"]["batch_size"] = 3
         run(config, tmp_path)
     last = {each.name: each for each in alone.runs if each.begun and each.plan.parent == third.id}
-    assert last["trained"].plan.tags["tracelet.cached_from"] == made["trained"].id
+    assert last["trained"].plan.tags["cached_from"] == made["trained"].id
     assert "cached" not in last["evaluated"].plan.tags
     assert list(arrived(alone, run=last["evaluated"])) == ["test/loss"]
 
@@ -114,7 +114,7 @@ def test_a_result_of_unknown_origin(alone: Captured, tmp_path: Path) -> None:
         run(steps(), tmp_path)
     (cached,) = begun(alone).values()
     assert (cached.name, cached.plan.tags["cached"]) == ("evaluated", "true")
-    assert "tracelet.cached_from" not in cached.plan.tags
+    assert "cached_from" not in cached.plan.tags
 
 
 def test_within_one_process_without_files(alone: Captured) -> None:
@@ -129,7 +129,7 @@ def test_within_one_process_without_files(alone: Captured) -> None:
         ("trained", True),
         ("evaluated", True),
     ]
-    assert [each.plan.tags.get("tracelet.cached_from") for each in runs[2:]] == [runs[0].id, runs[1].id]
+    assert [each.plan.tags.get("cached_from") for each in runs[2:]] == [runs[0].id, runs[1].id]
 
 
 def test_numbers_of_other_steps_keep_their_names(alone: Captured, tmp_path: Path) -> None:
