@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from formed.integrations.mlflow.workflow import MlflowWorkflowOrganizer
 from formed.workflow import DefaultWorkflowExecutor, WorkflowGraph
 from formed.workflow import step as workflow_step
@@ -33,10 +34,16 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, where early stopping keeps the best state."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, where early stopping keeps the best state.
+
+    With one thread: on a machine that is busy, more of them wait for each other in every small step.
+    """
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
