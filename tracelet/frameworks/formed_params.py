@@ -8,7 +8,7 @@ from typing import Any, Final
 from tracelet.frameworks.optimizer_settings import settings
 from tracelet.frameworks.parameters import described
 
-__all__ = ["parameters_of"]
+__all__ = ["bare", "parameters_of"]
 
 _TRAINER: Final = (
     "max_epochs",
@@ -26,7 +26,7 @@ def parameters_of(trainer: Any, model: Any, state: Any, *, optimizer: bool = Fal
 
     Args:
         trainer: the TorchTrainer.
-        model: the model, which a distributor may have wrapped.
+        model: the model.
         state: what it trains.
         optimizer: the optimizer's settings too: nobody else records them.
     """
@@ -42,10 +42,14 @@ def parameters_of(trainer: Any, model: Any, state: Any, *, optimizer: bool = Fal
         said[f"trainer/{loader}/batch_size"] = _batch_size(getattr(trainer, f"_{loader}", None))
     if optimizer and hasattr(state.optimizer, "param_groups"):
         said |= settings(state.optimizer, "trainer/engine/optimizer")
-    bare = model.module if type(model).__module__.startswith("torch.nn.parallel") else model
-    said["model/class"] = _class(bare)
-    said |= _sizes(bare)
+    said["model/class"] = _class(model)
+    said |= _sizes(model)
     return {name: described(value) for name, value in said.items() if value is not None}
+
+
+def bare(model: Any) -> Any:
+    """The model, where a distributor has wrapped it."""
+    return model.module if type(model).__module__.startswith("torch.nn.parallel") else model
 
 
 def _class(thing: Any) -> str | None:

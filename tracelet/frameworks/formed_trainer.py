@@ -14,7 +14,7 @@ from typing import Any, Final
 from tracelet.core.values import read_together
 from tracelet.frameworks import once
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.formed_params import parameters_of
+from tracelet.frameworks.formed_params import bare, parameters_of
 from tracelet.frameworks.lightning_metrics import flat, numbers
 from tracelet.frameworks.once import Scope
 from tracelet.frameworks.parameters import record_parameters
@@ -42,7 +42,7 @@ def _train(library: type[Framework]) -> Callable[[Switch], Wrapper]:
             named: list[Any] = []
             training: Training | None = None
             if switch.on:
-                named = [callback for callback in trainer._callbacks if hasattr(callback, OWN)]
+                named = _named(trainer)
             try:
                 for callback in named:
                     callback.begin(trainer)  # may raise, as `start_logging` may: the script has asked for it
@@ -59,6 +59,14 @@ def _train(library: type[Framework]) -> Callable[[Switch], Wrapper]:
         return wrapper
 
     return build
+
+
+def _named(trainer: Any) -> list[Any]:
+    """Those of a trainer's callbacks that are ours."""
+    found: list[Any] = []
+    with _BEGINNING:
+        found += [callback for callback in trainer._callbacks if hasattr(type(callback), OWN)]
+    return found
 
 
 def _listen(library: type[Framework], trainer: Any) -> Training | None:
@@ -110,11 +118,10 @@ class Training:
         with _PARAMETERS:
             if (framework := self._framework()) is not None and framework.experiment is not None:
                 optimizers = framework.experiment._frameworks.get("optimizers")
-                if optimizers is not None and optimizers.tracking:
-                    optimizers.know(model)
-                    record_parameters(framework, parameters_of(self._trainer, model, state))
-                else:
-                    record_parameters(framework, parameters_of(self._trainer, model, state, optimizer=True))
+                heard = optimizers is not None and optimizers.tracking
+                if optimizers is not None and heard:
+                    optimizers.know(bare(model))
+                record_parameters(framework, parameters_of(self._trainer, bare(model), state, optimizer=not heard))
 
     def logs(self, state: Any, metrics: Mapping[str, Any], prefix: str) -> None:
         """Values are logged; the callbacks have not had them yet."""
@@ -125,11 +132,11 @@ class Training:
                 return
             self._waiting = {f"{prefix}{name}": value for name, value in flat(numbers(metrics))}
             self._step = int(state.step)
+            self._scope = Scope()
+            self._token = once.enter(self._scope)
             if self._rate_of != self._step:  # a training's and a validation's values come at one step
                 self._rate_of = self._step
                 self._waiting |= _of_optimizer(state)
-            self._scope = Scope()
-            self._token = once.enter(self._scope)
 
     def logged(self) -> None:
         """All callbacks have had it."""
@@ -168,7 +175,7 @@ class Training:
 def _of_optimizer(state: Any) -> dict[str, float]:
     """What formed's own MlflowCallback logs beside the values: the first group's learning rate, and the norm of gradients."""
     found: dict[str, Any] = {}
-    rate = state.get_learning_rate()
+    rate = getattr(state, "get_learning_rate", lambda: None)()  # an engine may have a state of its own
     if rate is not None:
         found["learning_rate"] = rate
     norms = [parameter.grad.detach().norm(2) for parameter in state.model.parameters() if parameter.grad is not None]

@@ -47,8 +47,8 @@ def _executor(library: type[Framework]) -> Callable[[Switch], Wrapper]:
             if switch.on:
                 try:
                     if library.here() is not None:
-                        execution = _Execution(library, kwargs.get("cache"))
-                        kwargs = {**kwargs, "callback": _with(execution, kwargs.get("callback"))}
+                        execution = _Execution(library, kwargs.get("cache"), kwargs.get("callback"))
+                        kwargs = {**kwargs, "callback": execution.among()}
                 except Exception as error:
                     execution = None
                     swallow(_WATCHING, error)
@@ -66,17 +66,6 @@ def _executor(library: type[Framework]) -> Callable[[Switch], Wrapper]:
     return build
 
 
-def _with(execution: _Execution, callback: Any) -> Any:
-    """The callbacks that an executor is given, and ours before them: nothing that they raise keeps it from its word."""
-    from formed.workflow.callback import MultiWorkflowCallback
-
-    given: list[Any] = [] if callback is None else [callback]
-    if type(callback) is MultiWorkflowCallback:
-        given = list(callback._callbacks)
-    ours: Any = execution  # formed asks for nothing but the methods
-    return MultiWorkflowCallback([ours, *given])
-
-
 def _cache_read(library: type[Framework]) -> Callable[[Switch], Wrapper]:
     def read(cache: Any, info: Any) -> None:
         execution = _execution.get()
@@ -92,10 +81,14 @@ class _Execution:
     Args:
         library: the framework's class.
         cache: of the steps' results; None for none.
+        callback: what the executor was given; None for nothing.
     """
 
-    def __init__(self, library: type[Framework], cache: Any) -> None:
+    def __init__(self, library: type[Framework], cache: Any, callback: Any) -> None:
+        from formed.workflow.callback import EmptyWorkflowCallback
+
         self.cache = cache
+        self._given = EmptyWorkflowCallback() if callback is None else callback
         self._library = library
         self._around = library.here()
         self._info: Any = None
@@ -107,11 +100,19 @@ class _Execution:
             if owner is not None:
                 library.patch_method(owner, "__getitem__", _cache_read(library))
 
+    def among(self) -> Any:
+        """A callback that calls this one, and then those that were given: nothing that they raise keeps it from its word."""
+        from formed.workflow.callback import MultiWorkflowCallback
+
+        ours: Any = self  # formed asks for nothing but the methods
+        return MultiWorkflowCallback([ours, self._given])
+
     # -- what the executor calls
 
     def on_execution_start(self, execution: Any) -> None:
         """Tell what the workflow is made of: also the steps that get no run."""
         with _GUARD:
+            execution.callback = self._given  # what others see, and what is returned
             self._info = execution.info
             if self._around is not None:
                 for info in execution.info.graph:

@@ -18,7 +18,7 @@ from formed.integrations.torch import (
 from torch.utils.tensorboard import SummaryWriter
 
 import tracelet
-from tests.nested.formed.training import Fails, History, Line, MeanLoss, Points, rows, train, trainer
+from tests.nested.formed.training import Fails, History, Line, MeanLoss, Points, rows, sgd, train, trainer
 from tests.seeds.histories import arrived
 from tracelet.frameworks import once
 from tracelet.testing import Captured, capture
@@ -189,6 +189,22 @@ def test_values_that_are_no_floats(cap: Captured) -> None:
     found = arrived(cap)
     assert math.isnan(found["train/nan"][0][1])
     assert [found[f"train/{name}"] for name in ("tensor", "count", "yes")] == [[(3, 2.0)], [(3, 3.0)], [(3, 1.0)]]
+
+
+def test_a_state_of_the_scripts_own(cap: Captured) -> None:
+    """It has what formed's trainer needs of one, and no more: the values arrive all the same."""
+
+    class State:
+        def __init__(self, model: Any, optimizer: Any) -> None:
+            self.model, self.optimizer, self.lr_scheduler, self.grad_scaler, self.step = model, optimizer, None, None, 0
+
+    class Engine(DefaultTorchTrainingEngine):
+        def create_state(self, trainer: Any, model: Any) -> Any:
+            return State(model, sgd(model.parameters()))
+
+    history = train(engine=Engine())
+    found = arrived(cap)
+    assert {name: found[name] for name in history} == history
 
 
 def test_parameters(cap: Captured) -> None:

@@ -15,6 +15,7 @@ from formed.workflow import (
     WorkflowCallback,
     WorkflowGraph,
 )
+from formed.workflow.callback import EmptyWorkflowCallback
 
 import tracelet
 from tests.nested.formed.training import refer, run, steps
@@ -229,6 +230,21 @@ def test_an_executor_called_by_hand(alone: Captured) -> None:
     assert seen == ["said"]
     assert [each.name for each in alone.runs if each.begun] == ["workflow", "said", "said"]
     assert {each.status for each in alone.runs} == {RunStatus.FINISHED}
+
+
+def test_what_callers_and_callbacks_see_is_theirs(alone: Captured) -> None:
+    seen: list[Any] = []
+
+    class Sees(WorkflowCallback):
+        def on_step_start(self, step_context: Any, execution_context: Any) -> None:
+            seen.append(execution_context.callback)
+
+    graph = WorkflowGraph.from_config({"steps": {"said": {"type": "tracelet_test_says"}}})
+    mine = Sees()
+    with tracelet.start_logging("workflow"):
+        assert DefaultWorkflowExecutor()(graph, callback=mine).callback is mine
+        assert type(DefaultWorkflowExecutor()(graph).callback) is EmptyWorkflowCallback
+    assert seen == [mine]
 
 
 def test_in_the_run_of_a_capture_there_are_none_within(cap: Captured, tmp_path: Path) -> None:
