@@ -25,6 +25,7 @@ from tracelet.patching import Switch, Wrapper
 __all__ = ["OWN", "Training", "places"]
 
 OWN: Final = "tracelet_callback"  # an attribute of the callback that a script names itself
+_TRAINER: Final = "formed.integrations.torch.training.trainer"
 _BEGINNING: Final = Guard("listening to a TorchTrainer")
 _RECORDING: Final = Guard("recording what a TorchTrainer logs")
 _PARAMETERS: Final = Guard("recording the parameters of a TorchTrainer")
@@ -33,7 +34,7 @@ _ENDING: Final = Guard("ending what is listened to of a TorchTrainer")
 
 def places(library: type[Framework]) -> list[Place]:
     """Where trainings are seen."""
-    return [Place(".integrations.torch.training.trainer", "TorchTrainer", "train", _train(library), later=True)]
+    return [Place(_TRAINER, "TorchTrainer", "train", _train(library), later=True)]
 
 
 def _train(library: type[Framework]) -> Callable[[Switch], Wrapper]:

@@ -29,7 +29,7 @@ class FormedFramework(Framework):
     """
 
     identifier = "formed"
-    module = "formed"
+    module = "formed.workflow"  # which all of formed needs
     package = "formed"
     since: ClassVar[tuple[int, ...]] = (0, 0, 13)
     before: ClassVar[tuple[int, ...]] = (0, 1)

@@ -35,7 +35,7 @@ def places(library: type[Framework]) -> list[Place]:
     """Where workflows are seen."""
     watched = _executor(library)
     executors = ("DefaultWorkflowExecutor", "AsyncWorkflowExecutor")
-    return [Place(".workflow.executor", name, "__call__", watched, later=True) for name in executors]
+    return [Place(".executor", name, "__call__", watched) for name in executors]
 
 
 def _executor(library: type[Framework]) -> Callable[[Switch], Wrapper]:

@@ -37,10 +37,8 @@ class PopulationEngine(_engines.DefaultTorchTrainingEngine):  # type: ignore[mis
     batch, or on the mean of the last `gradient_accumulation_steps` batches. What a step returns is the model's output on the
     last batch with the best point in its parameters. Its type in a configuration is `tracelet_population`.
 
-    Args:
-        optimizer: a population optimizer, as for the default engine: lazily made, a function of the parameters, or made. With
-            any other optimizer the engine is the default one.
-        given: arguments of the default engine. `max_grad_norm` holds for the gradients of `HybridBFO`; the others have none.
+    It takes the arguments of the default engine, `optimizer` and `lr_scheduler` in every form that that does, and is one for an
+    optimizer that is none of `tracelet.optim`. `max_grad_norm` holds for the gradients of `HybridBFO`; the others have none.
 
     Raises:
         ImportError: when it is imported, and formed is not installed.

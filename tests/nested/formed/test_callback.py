@@ -10,7 +10,8 @@ from formed.integrations.torch import SingleDeviceDistributor, TorchTrainer, Tor
 from formed.workflow.colt import COLT_BUILDER
 
 import tracelet
-from tests.nested.formed.training import Fails, History, Line, rows, train, trainer
+from tests.nested.formed.training import Fails, History, Line, rows, steps, train, trainer
+from tests.nested.formed.training import run as workflow
 from tests.seeds.histories import arrived
 from tracelet.core import active
 from tracelet.core.metrics import RunStatus
@@ -74,6 +75,23 @@ def test_by_its_name(alone: Captured) -> None:
     (run,) = alone.runs
     assert (run.name, run.project) == ("named", "digits")
     assert arrived(alone, run=run)["val/loss"] == history["val/loss"]
+
+
+def test_in_a_workflow_around_which_there_is_no_run(alone: Captured, tmp_path: Path) -> None:
+    """The training is recorded; the workflow and its other steps are nobody's."""
+    config = steps()
+    history = {"type": "tracelet_test_history", "file": str(tmp_path / "told")}
+    config["trained"]["trainer"]["callbacks"] += [history, {"type": "tracelet", "name": "mine"}]
+    for _ in range(2):
+        workflow(config, tmp_path)
+    (run,) = alone.runs  # the second time, formed has the model in its cache
+    assert (run.name, run.status) == ("mine", RunStatus.FINISHED)
+    told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
+    assert [
+        [name, str(step), repr(value)]
+        for name, points in arrived(alone, "train/", "val/", run=run).items()
+        for step, value in points
+    ] == sorted(told, key=lambda line: line[0])
 
 
 def test_where_a_run_is_active_before_a_script_has_one(alone: Captured) -> None:
