@@ -72,6 +72,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.exits",
         "tracelet.interface",
         "tracelet.lifetime",
+        "tracelet.nested",
     ),
     # Frameworks that start runs.
     "tracelet.nested": (

@@ -208,7 +208,8 @@ def start_logging(
         captor.runs.append(run)
     run.began_during = exits.under_way()
     try:
-        run.begin()
+        if not active.begins_late():
+            run.begin()
         lifetime.activate(run, options, outer, below=nested and bool(place.parent))
         if begun is not None and options.tags:
             run.set_tags(options.tags)

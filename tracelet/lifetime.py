@@ -82,6 +82,8 @@ def activate(run: Experiment, options: Options, outer: Experiment | None = None,
         exits.install()
         frameworks.install_all(run, options)
         _leave_to_children()
+    if outer is not None and not run.begun:
+        run.occasions.when_begun(_leave_to_children)
     provenance.begin(run, options, below=below)
     _stop_at_exit()
 
@@ -180,8 +182,13 @@ def deactivate(run: Experiment) -> None:
 
 def _leave_to_children() -> None:
     """Have what this process starts find its run; of several at once that are not nested, nobody could say which."""
-    runs = (run for run in active.running() if not active.is_apart(run))
-    leave_to_children(nesting.shared(run for run in runs if run.active and run.plan.carried))
+    runs = (run for run in active.running() if run.active and run.plan.carried)
+    leave_to_children(nesting.shared(run for run in runs if _is_there(run)))
+
+
+def _is_there(run: Experiment) -> bool:
+    """Whether a child may join a run: not one apart, nor a nested one that may end without ever having a stream."""
+    return not active.is_apart(run) and (run.begun or nesting.outer_of(run) is None)
 
 
 def _remember(run: Experiment) -> None:

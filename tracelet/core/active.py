@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apart",
     "begin",
+    "begins_late",
     "current",
     "enclosing",
     "end",
@@ -33,6 +34,7 @@ __all__ = [
     "in_context",
     "is_apart",
     "is_muted",
+    "late",
     "lent",
     "muted",
     "put_back",
@@ -44,6 +46,7 @@ __all__ = [
 _context: ContextVar[Experiment | None] = ContextVar("tracelet_run", default=None)
 _muted: ContextVar[bool] = ContextVar("tracelet_muted", default=False)
 _apart: ContextVar[bool] = ContextVar("tracelet_apart", default=False)
+_late: ContextVar[bool] = ContextVar("tracelet_late", default=False)
 _running: dict[str, Experiment] = {}
 _set_apart: weakref.WeakSet[Experiment] = weakref.WeakSet()
 _tasks: dict[str, weakref.ref[Any]] = {}
@@ -138,6 +141,21 @@ def lent(run: Experiment) -> Iterator[None]:
     finally:
         if _context.get() is run:
             _context.set(None)
+
+
+def begins_late() -> bool:
+    """Whether a run that is started here and now has no stream before its first record."""
+    return _late.get()
+
+
+@contextmanager
+def late() -> Iterator[None]:
+    """Start runs in a block that leave nothing anywhere, unless something is recorded in them."""
+    token = _late.set(True)
+    try:
+        yield
+    finally:
+        _late.reset(token)
 
 
 def superseded() -> Experiment | None:

@@ -25,6 +25,7 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
     "optuna": ("tracelet.nested.optuna", "OptunaFramework"),
     "ray": ("tracelet.nested.ray", "RayFramework"),
+    "formed": ("tracelet.nested.formed", "FormedFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }

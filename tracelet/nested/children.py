@@ -5,6 +5,8 @@ Whatever goes wrong here, the library's work goes on, and what it logs is record
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Final
@@ -22,6 +24,7 @@ __all__ = ["begin", "end"]
 _PATIENCE: Final = 0.2
 _BEGINNING = Guard("beginning a run within the active one")
 _ENDING = Guard("ending a run within the active one")
+_late: weakref.WeakSet[Experiment] = weakref.WeakSet()
 
 
 def begin(
@@ -30,6 +33,7 @@ def begin(
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
     apart: bool = False,
+    late: bool = False,
     **settings: Any,
 ) -> Experiment | None:
     """Begin a run within the active one, in this context.
@@ -40,6 +44,8 @@ def begin(
         tags: its tags.
         apart: it does not become the active one: only what names it is recorded in it. For things that a library works on in
             turn, or elsewhere.
+        late: there is no such run in any tracker, unless something is recorded in it. Processes that are forked before that
+            belong to the run around. (Parameters would be a record.)
         settings: more arguments of `start_logging`.
 
     Returns:
@@ -51,8 +57,10 @@ def begin(
         if around is not None and around.active:
             if (captor := captive.captor()) is not None and around is captor.stand_in:
                 captor.keep()
-            with active.apart() if apart else nullcontext():
+            with active.apart() if apart else nullcontext(), active.late() if late else nullcontext():
                 run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)
+            if late:
+                _late.add(run)
     return run
 
 
@@ -71,3 +79,14 @@ def end(run: Experiment | None, status: RunStatus | None = None, reason: str = "
             how = exits.outcome(run.began_during) if status is None else (status, reason)
             lifetime.hand_over(run, how, _PATIENCE)
             lifetime.deactivate(run)
+
+
+def _leave_parents() -> None:
+    """In a forked child: a run that has no stream yet is not the child's to begin, nobody would end it."""
+    for run in list(_late):
+        if not run.begun and run.active:
+            run.end(RunStatus.FINISHED, "")
+            active.end(run)
+
+
+os.register_at_fork(after_in_child=_leave_parents)

@@ -1,0 +1,1 @@
+BaseTorchModel[ModelInputT, ModelOutputT, ModelParamsT]

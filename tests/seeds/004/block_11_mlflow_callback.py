@@ -1,0 +1,8 @@
+from formed.integrations.torch import MlflowCallback
+
+callback = MlflowCallback()
+
+trainer = TorchTrainer(
+    ...,
+    callbacks=[callback],
+)

@@ -1,0 +1,3 @@
+from formed.integrations.torch import SingleDeviceDistributor
+
+distributor = SingleDeviceDistributor(device="cuda:0")

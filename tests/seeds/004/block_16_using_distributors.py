@@ -1,0 +1,4 @@
+trainer = TorchTrainer(
+    ...,
+    distributor=distributor,
+)
