@@ -22,6 +22,7 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
     "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
+    "fastai": ("tracelet.frameworks.fastai", "FastaiFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
