@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("fastai", reason="the Makefile installs fastai, without what it depends on")
 
+import torch
 from fastai.callback import schedule  # noqa: F401  # puts its methods onto Learner
 from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.learner import Learner, Recorder
@@ -14,6 +15,15 @@ from fastai.learner import Learner, Recorder
 from tracelet import testing
 
 CLASSES = (Learner, Recorder, TensorBoardCallback)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """The models are tiny: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
