@@ -29,7 +29,7 @@ class FastaiFramework(Framework):
     identifier: ClassVar[str] = "fastai"
     module: ClassVar[str] = "fastai.learner"
     package: ClassVar[str] = "fastai"
-    since: ClassVar[tuple[int, ...]] = (2, 8)
+    since: ClassVar[tuple[int, ...]] = (2, 7)
     before: ClassVar[tuple[int, ...]] = (3,)
 
     def __init__(self, captures: bool = True) -> None:

@@ -36,6 +36,10 @@ class Rows:
         return Rows([])
 
 
+def silent(*_: Any) -> None:
+    """In the place of print; it can be pickled."""
+
+
 def data(**settings: Any) -> Any:
     """Four batches of sixteen, in order, and the same rows in one batch to validate."""
     x = torch.linspace(-1, 1, 64 * 8).view(64, 8).sin()
@@ -48,7 +52,7 @@ def learner(model: Any = None, kind: Any = Learner, **settings: Any) -> Any:
     torch.manual_seed(0)
     settings = {"loss_func": nn.functional.cross_entropy, "metrics": accuracy, **settings}
     made = kind(settings.pop("dls", None) or data(), nn.Linear(8, 2) if model is None else model, **settings)
-    made.logger = lambda *_: None
+    made.logger = silent
     made.remove_cb(made.progress) if hasattr(made, "progress") else None
     return made
 
