@@ -168,6 +168,35 @@ def test_a_step_that_raises_leaves_nothing_behind(home: Path) -> None:
         assert here.stack == []
 
 
+def test_a_step_that_raises_and_one_that_nobody_records(home: Path) -> None:
+    """The frame of the second may lie where that of the first was."""
+
+    class Failing(torch.optim.SGD):
+        fails = True
+
+        def step(self, closure: Any = None) -> Any:
+            if self.fails:
+                raise ZeroDivisionError("user's")
+            return super().step(closure)
+
+    weight = parameter()
+    weight.grad = torch.ones(3)
+    with runs.running(home) as run:
+        failing, other = Failing([weight], lr=0.1), torch.optim.SGD([weight], lr=0.1)
+        for _ in range(50):
+            failing.fails = True
+            with pytest.raises(ZeroDivisionError, match="user's"):
+                failing.step()
+            failing.fails = False
+            with active.muted():
+                failing.step()
+                other.step()
+        assert (updates(run), points(home)) == ({}, [])
+        other.step()
+        assert updates(run) == {"SGD": 1}
+        assert here.stack == []
+
+
 def test_a_failed_step_inside_one_that_goes_on(home: Path) -> None:
     class Patient(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:

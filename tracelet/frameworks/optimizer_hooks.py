@@ -32,10 +32,10 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
     try:
         # As `listening` does it; every call counts here.
         if (run := current()) is None or (framework := run._frameworks.get(KEY)) is None or not framework.tracking:
-            return None
+            return _passes()
         kept = framework.kept.get(id(optimizer))
         if (kept is None or kept.optimizer() is not optimizer) and (kept := framework.keep(optimizer)) is None:
-            return None
+            return _passes()
         stack, frame = here.stack, sys._getframe(1)
         if here.scaler is not None:
             here.entered += 1
@@ -47,6 +47,12 @@ def _before_step(optimizer: Any, args: Any, kwargs: Any) -> Any:
     except Exception as error:
         swallow("looking at an optimizer's step", error)
     return None
+
+
+def _passes() -> None:
+    """A step begins that is not recorded. Its frame may lie where that of one lay which failed, and is not that one's end."""
+    if here.stack:
+        here.stack.append((id(sys._getframe(2)), None))
 
 
 def _after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:

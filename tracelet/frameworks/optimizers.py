@@ -141,6 +141,8 @@ class OptimizersFramework(Framework):
 
     def skipped(self, optimizer: Any) -> None:
         """A GradScaler did not let an optimizer step."""
+        if not isinstance(optimizer, sys.modules["torch"].optim.Optimizer):
+            return  # fastai's callback stands in for the optimizer, which steps later, if that was called
         kept = self.kept.get(id(optimizer))
         if kept is None or kept.optimizer() is not optimizer:
             kept = self.keep(optimizer)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from tracelet.core.active import current, in_context
+from tracelet.core.active import current, in_context, is_muted
 from tracelet.core.labels import normalise
 from tracelet.frameworks import once
 from tracelet.frameworks.base import Framework
@@ -112,6 +112,8 @@ class Writers:
             return None
         run = in_context()
         if run is None:
+            if is_muted():
+                return None
             run = None if known.run is None else known.run()
             if run is None or not run.active:
                 run = current()

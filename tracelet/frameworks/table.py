@@ -26,6 +26,7 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "optuna": ("tracelet.nested.optuna", "OptunaFramework"),
     "ray": ("tracelet.nested.ray", "RayFramework"),
     "formed": ("tracelet.nested.formed", "FormedFramework"),
+    "fastai": ("tracelet.frameworks.fastai", "FastaiFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
