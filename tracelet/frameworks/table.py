@@ -23,11 +23,22 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
+    "transformers": ("tracelet.frameworks.transformers", "TransformersFramework"),
+    "accelerate": ("tracelet.frameworks.accelerate", "AccelerateFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
 # What a run's settings say about them.
 SETTINGS: Final = frozenset(
-    {"pytorch", "lightning", "capture_artifacts", "optimizer_every", "optimizer_status", "optimizer_histogram_every"}
+    {
+        "pytorch",
+        "lightning",
+        "transformers",
+        "accelerate",
+        "capture_artifacts",
+        "optimizer_every",
+        "optimizer_status",
+        "optimizer_histogram_every",
+    }
 )
 
 
