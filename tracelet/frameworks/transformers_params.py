@@ -79,7 +79,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _same(value: Any, default: Any) -> bool:
     """Whether a value is the default one; many an empty one is filled in by another empty one."""
-    return bool(value == default) or (not value and not isinstance(value, int | float) and not default)
+    empty = value is False or (not value and not isinstance(value, int | float))
+    return bool(value == default) or (empty and not default)
 
 
 def _plain(value: Any) -> Any:

@@ -28,9 +28,9 @@ class PopulationTrainer(Trainer):
         PopulationTrainer(model=…, args=…, train_dataset=…, optimizers=(HybridBFO(model.parameters()), None))
 
     A step judges every bacterium on all micro-batches of `gradient_accumulation_steps`, with the loss that `compute_loss`
-    gives, under the Trainer's autocast. `HybridBFO` gets gradients, clipped to `max_grad_norm`. The logged `loss` is that of the
-    model before each step, as with other optimizers, which costs one more evaluation. No `grad_norm` is logged: the model has
-    no gradient of its own. With any other optimizer it is a Trainer.
+    gives, under the Trainer's autocast. `HybridBFO` gets gradients, clipped to `max_grad_norm`. The logged `loss` is that of
+    the model before each step, as with other optimizers, which costs one more evaluation. No `grad_norm` is logged: the model
+    has no gradient of its own. With any other optimizer it is a Trainer.
 
     Raises:
         ValueError: when training begins with `fp16`, which scales gradients: there are none to scale. `bf16` does not.

@@ -123,11 +123,13 @@ class TraceletCallback:
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin the run."""
         self._over = False
-        # A checkpoint that another callback wrote has no place for this one's state, and Transformers takes it for granted.
-        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        name = type(self).__name__
+        if state.is_hyper_param_search:  # each trial is a run
+            self.began = None
+            state.stateful_callbacks.pop(name, None)
+        # A checkpoint of a Trainer without this callback has no place for its state, and Transformers takes that for granted.
+        state.stateful_callbacks.setdefault(name, self.state())
         if state.is_world_process_zero:
-            if state.is_hyper_param_search:
-                self.began = None  # each trial is a run
             self.begin(args, state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
