@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 
 from tracelet import lifetime, testing
 from tracelet.frameworks.accelerate import AccelerateFramework
@@ -19,6 +19,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield
     AccelerateFramework.uninstall()  # a tracker of ours has asked for it
     AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
     assert dict(vars(Accelerator)) == before
 
 

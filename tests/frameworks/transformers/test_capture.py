@@ -330,7 +330,10 @@ with testing.capture() as cap:
     ran.train()
     assert arrived(cap) == history(ran), arrived(cap)
     from accelerate import Accelerator
-    accelerator = Accelerator(cpu=True, log_with="tracelet")
+    from tracelet.loggers.accelerate import TraceletTracker
+    import accelerate.tracking
+    named = hasattr(accelerate.tracking, "register_tracker_class")
+    accelerator = Accelerator(cpu=True, log_with="tracelet" if named else TraceletTracker("p"))
     accelerator.init_trackers("p")
     accelerator.log({"loss": 0.5}, step=3)
     points = cap.points("loss")
@@ -345,7 +348,10 @@ with testing.capture() as cap:
     from tests.frameworks.transformers.training import trainer
     trainer(report_to="tracelet", max_steps=1).train()
     from accelerate import Accelerator
-    accelerator = Accelerator(cpu=True, log_with="tracelet")
+    from tracelet.loggers.accelerate import TraceletTracker
+    import accelerate.tracking
+    named = hasattr(accelerate.tracking, "register_tracker_class")
+    accelerator = Accelerator(cpu=True, log_with="tracelet" if named else TraceletTracker("p"))
     accelerator.init_trackers("p")
     accelerator.log({"loss": 0.5}, step=3)
     accelerator.end_training()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import Trainer
 
 import tracelet
@@ -15,6 +16,8 @@ from tracelet.frameworks import table
 from tracelet.frameworks.transformers import PopulationTrainer
 from tracelet.optim import AdaptiveBFO, HybridBFO, PopulationOptimizer
 from tracelet.settings import TraceletSettings
+
+ROUNDED = 1e-6 if transformers.__version__ >= "5" else 1e-4  # before, Trainer logged four digits
 
 
 def search(kind: type[PopulationOptimizer]) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def test_it_searches(cap: testing.Captured, kind: type[PopulationOptimizer], giv
         ran.train()
     losses = [logs["loss"] for logs in ran.state.log_history if "loss" in logs]
     assert len(losses) == 3
-    assert losses[0] == pytest.approx(before, rel=1e-5)  # that of the model before the step
+    assert losses[0] == pytest.approx(before, abs=ROUNDED)  # that of the model before the step
     after = loss_of(ran, rows())
     assert searching(ran).best_fitness == pytest.approx(after, rel=1e-5)
     assert after < before
