@@ -7,13 +7,22 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import tracelet
 from tests.frameworks.lightning.training import events
@@ -22,6 +31,7 @@ from tracelet import testing
 from tracelet.core import active
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks import table
+from tracelet.provenance.arguments import listen
 from tracelet.settings import TraceletSettings
 
 
@@ -261,6 +271,28 @@ def test_parameters(cap: testing.Captured) -> None:
     assert of_model["model/class"] == "DistilBertForSequenceClassification"
     assert len(cap.params) < 50
     assert not any("id2label" in name or "version" in name for name in of_model)
+
+
+def test_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the many arguments that Transformers' parser knows, those that were said, and the script's own."""
+
+    @dataclass
+    class Data:
+        rows: int = 8
+        seed_of_rows: int = 0
+
+    line = ["--output_dir", "out", "--learning_rate", "0.01", "--rows", "16", "--use_cpu"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *line])
+    found: dict[str, Any] = {}
+    end = listen(found.update)
+    try:
+        args, data = HfArgumentParser((TrainingArguments, Data)).parse_args_into_dataclasses()
+    finally:
+        end()
+    assert (args.learning_rate, data.rows) == (0.01, 16)
+    said = {"output_dir": "out", "learning_rate": 0.01, "rows": 16, "seed_of_rows": 0, "use_cpu": True}
+    assert found.items() >= said.items()
+    assert len(found) < 8  # its own defaults are not always what its parser makes of them
 
 
 def test_checkpoints(cap: testing.Captured) -> None:
