@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -262,3 +265,32 @@ def test_optimizers_are_counted_once(cap: testing.Captured) -> None:
             accelerator.log({"loss": loss.item()}, step=step)
     assert [point.step for point in cap.points("optim/SGD/loss")] == [1, 2]
     assert [point.step for point in cap.points("loss")] == [0, 1, 2, 3]
+
+
+LATER = """
+import json, sys
+from tracelet import lifetime, testing
+
+with testing.capture() as cap:
+    lifetime._deactivate(cap._captor.stand_in)
+    import tracelet.loggers.accelerate
+
+    assert "accelerate" not in sys.modules
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, log_with="tracelet")
+    accelerator.init_trackers("digits")
+    accelerator.log({"loss": 0.5}, step=3)
+    accelerator.end_training()
+    print(json.dumps([[run.project for run in cap.runs], [[point.value, point.step] for point in cap.points()]]))
+"""
+
+
+@pytest.mark.skipif(not BY_NAME, reason="this Accelerate has no place for trackers of others")
+def test_it_is_imported_later() -> None:
+    """No run is there: the name is known by our module alone, which does not import Accelerate."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LATER], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [["digits"], [[0.5, 3]]]

@@ -8,12 +8,22 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before it is imported: nothing is downloaded
 
+import torch
 from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
 from tracelet import lifetime, testing
 from tracelet.frameworks import table
 from tracelet.frameworks.transformers import TransformersFramework
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """For tensors as small as these, more threads are in one another's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

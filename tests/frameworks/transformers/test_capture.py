@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -351,52 +349,32 @@ def _searching(report_to: list[str]) -> Trainer:
     return ran
 
 
-LATER: Mapping[str, str] = {
-    "with a run": """
+LATER = """
+import os, sys
 import tracelet
 from tracelet import testing
+
 with testing.capture() as cap:
     tracelet.start_logging()
+    assert "transformers" not in sys.modules
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from tests.frameworks.transformers.training import arrived, history, trainer
+
     ran = trainer(report_to="tracelet")
     ran.train()
     assert arrived(cap) == history(ran), arrived(cap)
-    from accelerate import Accelerator
-    from tracelet.loggers.accelerate import TraceletTracker
-    import accelerate.tracking
-    named = hasattr(accelerate.tracking, "register_tracker_class")
-    accelerator = Accelerator(cpu=True, log_with="tracelet" if named else TraceletTracker("p"))
-    accelerator.init_trackers("p")
-    accelerator.log({"loss": 0.5}, step=3)
-    points = cap.points("loss")
-    print(json.dumps([[point.value, point.step] for point in points]))
-""",
-    "by name alone": """
-from tracelet import testing
-with testing.capture() as cap:
-    cap._captor.stand_in.stop(__import__("tracelet.core.metrics").core.metrics.RunStatus.FINISHED, "", 0)
-    import tracelet.loggers.transformers, tracelet.loggers.accelerate
-    assert "transformers" not in sys.modules and "accelerate" not in sys.modules
-    from tests.frameworks.transformers.training import trainer
-    trainer(report_to="tracelet", max_steps=1).train()
-    from accelerate import Accelerator
-    from tracelet.loggers.accelerate import TraceletTracker
-    import accelerate.tracking
-    named = hasattr(accelerate.tracking, "register_tracker_class")
-    accelerator = Accelerator(cpu=True, log_with="tracelet" if named else TraceletTracker("p"))
-    accelerator.init_trackers("p")
-    accelerator.log({"loss": 0.5}, step=3)
-    accelerator.end_training()
-    assert [run.project for run in cap.runs] == ["default", "p"], cap.runs
-    points = cap.points("loss")
-    print(json.dumps([[point.value, point.step] for point in points]))
-""",
-}
+    tracelet.stop_logging()
+    again = trainer(report_to="tracelet", max_steps=1)
+    again.train()
+    assert len(cap.runs) == 2
+    assert arrived(cap, cap.runs[1]) == history(again)
+print("as it should be")
+"""
 
 
-@pytest.mark.parametrize("how", LATER)
-def test_libraries_that_are_imported_later(how: str, tmp_path: Path) -> None:
-    script = f"import json, sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{LATER[how]}"
+def test_it_is_imported_later(tmp_path: Path) -> None:
+    """Nothing of tracelet's is imported for the name that the script uses."""
+    script = f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[3])!r})\n{LATER}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True,
@@ -406,4 +384,4 @@ def test_libraries_that_are_imported_later(how: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0.5, 3]]
+    assert done.stdout.splitlines()[-1] == "as it should be"
