@@ -78,17 +78,14 @@ class TransformersFramework(Framework):
             args: the TrainingArguments.
             state: the TrainerState.
         """
-        if active.is_muted():
-            return None
+        if active.is_muted() or not state.is_world_process_zero:
+            return None  # what others have is the same: it is gathered before it is logged
         ours = own(handler)
-        if state.is_world_process_zero:
-            for callback in ours:
-                callback.begin(args, state)
+        for callback in ours:
+            callback.begin(args, state)
         run = active.current()
         framework = None if run is None or not run.active else run._frameworks.get(cls.identifier)
-        if run is None or not isinstance(framework, TransformersFramework):
-            return None
-        if not state.is_world_process_zero and not run.plan.rank_label:
+        if not isinstance(framework, TransformersFramework):
             return None
         return framework if ours or (framework.tracking and framework.capture) else None
 
