@@ -52,6 +52,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "tracelet.guard",
         "tracelet.errors",
     ),
+    # A loop of somebody else's for our optimizers.
+    "tracelet.frameworks.transformers_population": ("tracelet.optim",),
     "tracelet.exits": ("tracelet.core.metrics", "tracelet.guard", "tracelet.secrets"),
     "tracelet.patching": ("tracelet.guard",),
     "tracelet.provenance": (

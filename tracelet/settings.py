@@ -14,7 +14,7 @@ from tracelet.core.labels import WriterPrefix
 from tracelet.core.options import ENV_FILE, ENV_PREFIX, NESTED, Options, parse, read_environment
 from tracelet.errors import ConfigurationError
 
-__all__ = ["LightningSettings", "PyTorchSettings", "TraceletSettings"]
+__all__ = ["AccelerateSettings", "LightningSettings", "PyTorchSettings", "TraceletSettings", "TransformersSettings"]
 
 _DEFAULTS: Final = Options()
 
@@ -62,6 +62,30 @@ class LightningSettings(BaseModel):
     capture: Annotated[bool, _within("lightning")] = _DEFAULTS.lightning.capture
 
 
+class TransformersSettings(BaseModel):
+    """Settings of `tracelet.frameworks.transformers`; variables `TRACELET_TRANSFORMERS__…`.
+
+    Attributes:
+        capture: record what Trainers log, whatever they report to.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capture: Annotated[bool, _within("transformers")] = _DEFAULTS.transformers.capture
+
+
+class AccelerateSettings(BaseModel):
+    """Settings of `tracelet.frameworks.accelerate`; variables `TRACELET_ACCELERATE__…`.
+
+    Attributes:
+        capture: record what Accelerators log, whatever trackers they have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capture: Annotated[bool, _within("accelerate")] = _DEFAULTS.accelerate.capture
+
+
 class TraceletSettings(BaseSettings):
     """Settings of a run, for `start_logging(settings=…)`.
 
@@ -104,6 +128,8 @@ class TraceletSettings(BaseSettings):
         trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
+        transformers: settings of this framework.
+        accelerate: settings of this framework.
 
     Raises:
         ConfigurationError: a value makes no sense; the message names it and says what would.
@@ -142,6 +168,8 @@ class TraceletSettings(BaseSettings):
     trials: Annotated[bool, _Given] = _DEFAULTS.trials
     pytorch: PyTorchSettings = PyTorchSettings()
     lightning: LightningSettings = LightningSettings()
+    transformers: TransformersSettings = TransformersSettings()
+    accelerate: AccelerateSettings = AccelerateSettings()
 
     if not TYPE_CHECKING:  # checkers take the arguments from the fields
 
@@ -173,7 +201,12 @@ class TraceletSettings(BaseSettings):
         return (init_settings,)
 
 
-_KINDS: Final[Mapping[str, type[BaseModel]]] = {"pytorch": PyTorchSettings, "lightning": LightningSettings}
+_KINDS: Final[Mapping[str, type[BaseModel]]] = {
+    "pytorch": PyTorchSettings,
+    "lightning": LightningSettings,
+    "transformers": TransformersSettings,
+    "accelerate": AccelerateSettings,
+}
 assert _KINDS.keys() == NESTED.keys()
 
 

@@ -50,6 +50,8 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_PLUGINS": ("no", False),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
     "TRACELET_LIGHTNING__CAPTURE": ("f", False),
+    "TRACELET_TRANSFORMERS__CAPTURE": ("false", False),
+    "TRACELET_ACCELERATE__CAPTURE": ("off", False),
 }
 
 

@@ -163,7 +163,8 @@ torch.save(trainer.optimizer.state_dict(), "optimizer.pt")
     fitness = arrives["optim/AdaptiveBFO/best_fitness"]
     assert fitness[-1] == (12, told["best_fitness"])
     assert [step for step, _ in fitness] == list(range(1, 13))
-    assert not [name for name in arrives if not name.startswith("optim/")]  # the Trainer was told to report to nobody
+    assert arrives["train/loss"] == [(10, at_10["loss"])]  # the Trainer was told to report to nobody
+    assert arrives["train/train_loss"] == [(12, at_the_end["train_loss"])]
 
 
 def test_fastai(folder: Path) -> None:

@@ -21,9 +21,11 @@ __all__ = [
     "ENV_PREFIX",
     "EXPORTERS",
     "NESTED",
+    "AccelerateOptions",
     "LightningOptions",
     "Options",
     "PyTorchOptions",
+    "TransformersOptions",
     "parse",
     "read_environment",
     "variable",
@@ -57,8 +59,35 @@ class LightningOptions:
     capture: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class TransformersOptions:
+    """Settings of `tracelet.frameworks.transformers`.
+
+    Attributes:
+        capture: record what Trainers log, whatever they report to.
+    """
+
+    capture: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AccelerateOptions:
+    """Settings of `tracelet.frameworks.accelerate`.
+
+    Attributes:
+        capture: record what Accelerators log, whatever trackers they have.
+    """
+
+    capture: bool = True
+
+
 # Settings of frameworks, each with settings of its own.
-NESTED: Final[Mapping[str, type]] = {"pytorch": PyTorchOptions, "lightning": LightningOptions}
+NESTED: Final[Mapping[str, type]] = {
+    "pytorch": PyTorchOptions,
+    "lightning": LightningOptions,
+    "transformers": TransformersOptions,
+    "accelerate": AccelerateOptions,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +126,8 @@ class Options:
         trials: the trials of Optuna and Ray Tune are runs within the one that searches.
         pytorch: settings of this framework.
         lightning: settings of this framework.
+        transformers: settings of this framework.
+        accelerate: settings of this framework.
     """
 
     home: Path | None = None
@@ -130,6 +161,8 @@ class Options:
     trials: bool = True
     pytorch: PyTorchOptions = PyTorchOptions()
     lightning: LightningOptions = LightningOptions()
+    transformers: TransformersOptions = TransformersOptions()
+    accelerate: AccelerateOptions = AccelerateOptions()
 
     def without_capture(self) -> Options:
         """The same for a run that records nothing: no library is listened to."""
@@ -144,6 +177,8 @@ class Options:
             trials=False,
             pytorch=PyTorchOptions(patch_tensorboard=False),
             lightning=LightningOptions(capture=False),
+            transformers=TransformersOptions(capture=False),
+            accelerate=AccelerateOptions(capture=False),
         )
 
     @staticmethod

@@ -211,4 +211,8 @@ PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "pytorch.patch_tensorboard": _flag,
     "lightning": _nested,
     "lightning.capture": _flag,
+    "transformers": _nested,
+    "transformers.capture": _flag,
+    "accelerate": _nested,
+    "accelerate.capture": _flag,
 }

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Set
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from tracelet.core.values import read_together
 from tracelet.frameworks import once
 from tracelet.frameworks.lightning_base import LightningBase
 from tracelet.frameworks.lightning_params import INTERNAL
+from tracelet.frameworks.numbers import flat, numbers, record_all
 from tracelet.frameworks.once import Scope
 from tracelet.frameworks.parameters import record_parameters
 from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper, after
-
-if TYPE_CHECKING:
-    from tracelet.core.experiment import Experiment
 
 __all__ = ["OWN", "flat", "log_dir_beside", "meet", "meet_class", "meet_loggers_of", "numbers", "places", "record_all"]
 
@@ -223,58 +220,6 @@ def log_dir_beside(framework: LightningBase, logger: Any) -> str:
     """The folder of a logger's SummaryWriter, or of one that a Trainer has beside it; empty for none."""
     loggers = [reference() for reference in framework.beside]
     return _log_dir([logger, *loggers] if any(logger is each for each in loggers) else [logger])
-
-
-def record_all(
-    run: Experiment,
-    values: Mapping[str, Any],
-    step: int | None,
-    prefix: str,
-    log_dir: str,
-    without: Set[str] = frozenset(),
-) -> None:
-    """Record what are numbers.
-
-    Args:
-        run: the run.
-        values: by name; those in a mapping get its name in front.
-        step: of all of them; None counts them.
-        prefix: before each name.
-        log_dir: of the SummaryWriter beside it, so that its points and these share their names.
-        without: names of what is recorded already.
-    """
-    for name, value in flat(values):
-        if name not in without:
-            run.record(prefix + name, value, step, None, log_dir)
-
-
-def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a mapping, and of the mappings in it, as TensorBoardLogger names them."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}/{inner}", number) for inner, number in flat(numbers(value)))
-        elif isinstance(value, int | float):
-            yield str(name), float(value)
-
-
-def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors and numpy scalars as numbers; those on devices are brought over at once, in one read for each device."""
-    values: dict[str, Any] = dict(metrics)
-    waiting: list[str] = []
-    torch: Any = sys.modules.get("torch")
-    for name, value in metrics.items():
-        if torch is not None and isinstance(value, torch.Tensor):
-            if value.numel() != 1:
-                continue
-            if value.device.type == "cpu":
-                values[name] = value.detach().reshape(()).tolist()  # no read of a device, as `item` would be counted
-            else:
-                waiting.append(name)
-        elif not isinstance(value, int | float) and hasattr(value, "item") and getattr(value, "size", 0) == 1:
-            values[name] = value.item()
-    if waiting:
-        values.update(zip(waiting, read_together([metrics[name] for name in waiting]), strict=True))
-    return values
 
 
 def _prefix(logger: Any) -> str:

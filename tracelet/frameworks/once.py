@@ -1,8 +1,9 @@
-"""One value, one point: what Lightning hands to several loggers, and what their SummaryWriters write of it.
+"""One value, one point: what a library hands to several loggers, and what their SummaryWriters write of it.
 
 Lightning gives the same numbers to each of a Trainer's loggers, one after the other, and a logger may end in a SummaryWriter,
-which is captured too. A scope is open around that, in its context. While it is, a SummaryWriter's point counts only if no other
-writer has written it in this scope; and whoever opened the scope records what no SummaryWriter has.
+which is captured too; Transformers does so with callbacks, Accelerate with trackers. A scope is open around that, in its
+context. While it is, a SummaryWriter's point counts only if no other writer has written it in this scope; and whoever opened
+the scope records what no SummaryWriter has.
 
 What a script hands to loggers by itself (`for logger in self.loggers: logger.log_metrics(…)`) has a scope per call. There, the
 same name, step and value given to another logger than before is the same value: see `Recent`.
@@ -45,7 +46,7 @@ class Scope:
         self.step: int | None = None
         self.covered: set[str] = set()
         self.bare_prefix: str | None = None
-        self._written: dict[tuple[str, int | None], int] = {}
+        self._written: dict[tuple[str, int | None, float | None], int] = {}
 
     def begin(self, logger: Any, prefix: str) -> None:
         """A logger gets the numbers."""
@@ -68,7 +69,8 @@ class Scope:
         if self.recent is not None:
             return self.recent.takes(self.logger, name, value, step)
         self.covered.add(name)
-        return self._written.setdefault((name, step), id(writer)) == id(writer)
+        same = (name, step, None if math.isnan(value) else value)
+        return self._written.setdefault(same, id(writer)) == id(writer)
 
 
 class _Given(NamedTuple):

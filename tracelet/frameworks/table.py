@@ -23,10 +23,12 @@ FRAMEWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "tensorboardX": ("tracelet.frameworks.tensorboardx", "TensorboardXFramework"),
     "lightning": ("tracelet.frameworks.lightning", "LightningFramework"),
     "pytorch_lightning": ("tracelet.frameworks.pytorch_lightning", "PyTorchLightningFramework"),
+    "transformers": ("tracelet.frameworks.transformers", "TransformersFramework"),
+    "accelerate": ("tracelet.frameworks.accelerate", "AccelerateFramework"),
+    "fastai": ("tracelet.frameworks.fastai", "FastaiFramework"),
+    "formed": ("tracelet.nested.formed", "FormedFramework"),
     "optuna": ("tracelet.nested.optuna", "OptunaFramework"),
     "ray": ("tracelet.nested.ray", "RayFramework"),
-    "formed": ("tracelet.nested.formed", "FormedFramework"),
-    "fastai": ("tracelet.frameworks.fastai", "FastaiFramework"),
     "files": ("tracelet.frameworks.files", "FilesFramework"),
     "optimizers": ("tracelet.frameworks.optimizers", "OptimizersFramework"),
 }
@@ -35,6 +37,8 @@ SETTINGS: Final = frozenset(
     {
         "pytorch",
         "lightning",
+        "transformers",
+        "accelerate",
         "capture_artifacts",
         "optimizer_every",
         "optimizer_status",

@@ -44,6 +44,7 @@ _OTHERS: Final = frozenset(
 _BETWEEN: Final = frozenset(("argparse", "jsonargparse", "wrapt", "clearml"))
 # LightningCLI's parsers: what they make is its configuration, which the Lightning framework records.
 _LIGHTNING: Final = ("lightning.pytorch.cli", "pytorch_lightning.cli")
+_MANY: Final = "TrainingArguments"
 _LISTENING: Final = Guard("recording arguments")
 
 _METHODS: Final = {"argparse": "parse_known_args", "jsonargparse": "parse_args"}
@@ -127,9 +128,20 @@ def _tell(parser: Any, result: Any, frame: FrameType | None) -> None:
     if any(kind.__module__ in _LIGHTNING for kind in type(parser).__mro__) or _is_anothers(frame):
         return
     namespace = result[0] if isinstance(result, tuple) else result
-    found = flatten(vars(namespace))
+    found = flatten(_said(parser, vars(namespace)))
     for listener in list(_listeners.values()):
         listener(found)
+
+
+def _said(parser: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments but for those of Transformers' TrainingArguments, more than a hundred, that are as they are by default."""
+    many = {
+        name
+        for kind in getattr(parser, "dataclass_types", ())
+        if any(base.__name__ == _MANY and base.__module__.startswith("transformers.") for base in kind.__mro__)
+        for name in getattr(kind, "__dataclass_fields__", ())
+    }
+    return {n: value for n, value in arguments.items() if n not in many or value != parser.get_default(n)}
 
 
 def _is_anothers(frame: FrameType | None) -> bool:

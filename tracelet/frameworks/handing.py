@@ -1,0 +1,93 @@
+"""One call by which a library hands values to several trackers: each value is recorded once, when all of them have had it.
+
+A scope is open around the call (see `once`). What a tracker's SummaryWriter writes arrives as any SummaryWriter's points do,
+with its labels, and the rest is recorded afterwards: also when a tracker fails, as the library has logged it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tracelet.core import contents
+from tracelet.core.metrics import MetricType
+from tracelet.frameworks import once
+from tracelet.frameworks.numbers import numbers, record_all
+from tracelet.frameworks.once import Scope
+from tracelet.guard import swallow
+from tracelet.patching import Switch, Wrapper
+
+if TYPE_CHECKING:
+    from tracelet.core.experiment import Experiment
+
+__all__ = ["Handed", "handing", "record"]
+
+
+class Handed(NamedTuple):
+    """What a call hands over.
+
+    Attributes:
+        run: whose it is.
+        values: by name, a mapping that nobody changes meanwhile.
+        step: of all of them; None counts them.
+        writers: the trackers' SummaryWriters, once they have had the values: some are made on the way.
+    """
+
+    run: Experiment
+    values: Mapping[str, Any]
+    step: int | None
+    writers: Callable[[], Iterable[Any]]
+
+
+def handing(what: str, given: Callable[..., Handed | None]) -> Callable[[Switch], Wrapper]:
+    """A wrapper that records what a call hands over.
+
+    Args:
+        what: the call, as the line on stderr names it when recording fails.
+        given: says it, by the call's instance and arguments, before the call; None where nothing is recorded.
+    """
+
+    def build(switch: Switch) -> Wrapper:
+        def wrapper(
+            wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        ) -> Any:
+            handed = None
+            if switch.on:
+                try:
+                    handed = given(instance, *args, **kwargs)
+                except Exception as error:
+                    swallow(what, error)
+            if handed is None:
+                return wrapped(*args, **kwargs)
+            scope = Scope()
+            token = once.enter(scope)
+            try:
+                return wrapped(*args, **kwargs)
+            finally:
+                once.leave(token)
+                try:
+                    record(handed, scope)
+                except Exception as error:
+                    swallow(what, error)
+
+        return wrapper
+
+    return build
+
+
+def record(handed: Handed, scope: Scope) -> None:
+    """Record what no SummaryWriter wrote: numbers, and texts where there is no SummaryWriter to write them."""
+    run, values, step, _ = handed
+    folder = _log_dir(handed.writers())
+    record_all(run, numbers(values), step, "", folder, scope.covered)
+    for name, value in values.items():
+        if isinstance(value, str) and not folder:
+            run.record_media(name, MetricType.TEXT, contents.text(value), step, None)
+
+
+def _log_dir(writers: Iterable[Any]) -> str:
+    """The folder of the first SummaryWriter that is captured, so that all share their names; empty for none."""
+    for writer in writers:
+        if (known := getattr(writer, "__dict__", {}).get("_tracelet")) is not None:
+            return str(known.log_dir)
+    return ""
