@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.support import runs
 from tests.support.spool_points import points
+from tracelet.core import active
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import MetricType
 from tracelet.errors import ConfigurationError
@@ -110,6 +111,15 @@ def test_a_writer_outlives_its_run(tmp_path: Path, home: Path) -> None:
     with runs.running(home) as second:
         writer.add_scalar("b", 1.0, 3)
     assert (names(home, first), names(home, second)) == (["a"], ["b"])
+
+
+def test_muted_a_writer_of_the_run_is_silent(tmp_path: Path, home: Path) -> None:
+    with runs.running(home) as run:
+        made_in_it = SummaryWriter(str(tmp_path))
+        with active.muted():
+            made_in_it.add_scalar("a", 1.0, 1)
+        made_in_it.add_scalar("b", 1.0, 1)
+    assert names(home, run) == ["b"]
 
 
 def test_a_second_framework_replaces_the_automatic_one(writer: SummaryWriter, home: Path) -> None:

@@ -51,12 +51,11 @@ def test_a_search_for_a_learning_rate_is_no_training(cap: Captured) -> None:
             writer.add_scalar("own", 1.0, self.train_iter)
 
     made = learner(opt_func=partial(OptimWrapper, opt=torch.optim.SGD), cbs=Telling())
-    before = made.model.weight.clone() if hasattr(made.model, "weight") else None
+    before = made.model.weight.clone()
     found = made.lr_find(num_it=20, show_plot=False)
     made.fit(1, cbs=LRFinder(num_it=6))
     assert (cap.points(), cap.params) == ([], {})
     assert 0 < found.valley < 10
-    assert before is not None
     assert torch.equal(made.model.weight, before)
     made.fit(1, found.valley)
     assert [step for step, _ in points(cap, "train_loss")] == [1, 2, 3, 4]
