@@ -28,6 +28,10 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     python = (tmp_path / "site/reference/python/index.html").read_text()
     assert 'id="tracelet.start_logging"' in python
     assert 'id="tracelet.Experiment.log_metric"' in python
+    own = (tmp_path / "site/guide/own-framework/index.html").read_text()
+    for name in ("base.Framework.here", "base.Framework.places", "places.Place", "parameters.record_parameters"):
+        assert f'id="tracelet.frameworks.{name}"' in own
+    assert 'id="tracelet.patching.after"' in own
     pytorch = (tmp_path / "site/reference/frameworks/pytorch/index.html").read_text()
     assert 'id="tracelet.frameworks.pytorch.PyTorchFramework.log_enhanced_metric"' in pytorch
 

@@ -350,6 +350,10 @@ def test_settings_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TRACELET_TOY__CAPTURES", "perhaps")
     with pytest.raises(ConfigurationError, match="TRACELET_TOY__CAPTURES='perhaps' makes no sense; give true or false"):
         Toy.arguments(Options())
+    monkeypatch.setattr(Toy, "settings", "toys")
+    monkeypatch.setenv("TRACELET_TOYS__EVERY", "many")
+    with pytest.raises(ConfigurationError, match="TRACELET_TOYS__EVERY='many' makes no sense; give a whole number"):
+        Toy.arguments(Options())
     # Of tracelet's own the settings tell.
     assert table.kind_of("files").arguments(Options()) == {"kinds": ()}
 

@@ -101,7 +101,7 @@ class Framework(ABC):
             ConfigurationError: a variable makes no sense.
         """
         if cls._maker() != "tracelet":
-            return arguments_of(cls, cls.identifier)
+            return arguments_of(cls, cls.settings or cls.identifier)
         settings = getattr(options, cls.settings or cls.identifier, None)
         return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
 

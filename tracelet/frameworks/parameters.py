@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
@@ -40,7 +39,7 @@ def plain(given: Any) -> Any:
     if dataclasses.is_dataclass(given) and not isinstance(given, type):
         return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     # A command line's namespace knows its names with dots, unless it is asked for its inside.
-    return vars(given) if isinstance(given, Namespace) or type(given).__name__ == "Namespace" else given
+    return vars(given) if any(kind.__name__ == "Namespace" for kind in type(given).__mro__) else given
 
 
 def flat(given: Any, separator: str, before: str = "") -> Iterator[tuple[str, Any]]:
