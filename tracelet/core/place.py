@@ -50,6 +50,7 @@ class Place:
         parent: the run that it belongs to, as a run of its own; empty for none.
         silent: it records nothing.
         rank_label: what goes before the names of its metrics.
+        first: this process starts none before it.
     """
 
     run_id: str = ""
@@ -58,21 +59,28 @@ class Place:
     parent: str = ""
     silent: bool = False
     rank_label: str = ""
+    first: bool = False
+
+    @property
+    def is_top(self) -> bool:
+        """It is what the settings say of the script's run: the first one, and not below that of another process."""
+        return self.first and not self.joins and not self.parent
 
 
 def take_place(options: Options) -> Place:
     """The place of a run that starts now. Asked once for each: ranks count their runs."""
-    above, me = _above(), rank()
-    shared = "" if me is None else shared_run_id(me, next(_started))
+    above, me, number = _above(), rank(), next(_started)
+    shared = "" if me is None else shared_run_id(me, number)
     if me is not None and me.rank > 0 and options.ranks == "first":
-        return Place(above or shared, owner=False, silent=True)
+        return Place(above or shared, owner=False, silent=True, first=number == 0)
     label = rank_label()
     joins = options.child_runs == "join"
     if above and joins and (active.superseded() is None or _joined.get(above) != os.getpid()):
         _joined[above] = os.getpid()
         return Place(above, joins=True, owner=False, rank_label=label)
     # Where ranks share nothing, each has a run of its own.
-    return Place(shared, owner=not label or not shared, parent="" if joins else above, rank_label=label)
+    owner, parent = not label or not shared, "" if joins else above
+    return Place(shared, owner=owner, parent=parent, rank_label=label, first=number == 0)
 
 
 def as_asked(place: Place, run_id: str | None) -> Place:

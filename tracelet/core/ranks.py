@@ -135,4 +135,4 @@ def _job(variable: str, size: int, local_size: int | None) -> str:
     if local_size is not None and local_size < size:
         return named  # nodes have nothing else in common that later launches do not have too
     launcher = launcher_of(variable)
-    return f"{named} {launcher}".strip() if launcher else ""
+    return f"{named} {launcher.boot} {launcher.pid} {launcher.started}".strip() if launcher else ""

@@ -1,0 +1,133 @@
+"""Which attempt of a job this is, whether its launcher starts it again when it fails, and the end of a run that waits for that.
+
+A worker of torchrun that ends is started again as long as torchrun has restarts left, or when another worker fails. So the end
+of one attempt is not the end of its run:
+
+- A spool's `spool.json` names the launcher (`writer["restarts"]`): while that lives, the collector does not call a run killed
+  whose writer is gone.
+- An end that is said while restarts are left waits: a spool that holds nothing, unlocked, whose `writer["end"]` is how the run
+  ends unless the next attempt begins before the launcher is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tracelet.core.jobs import ELASTIC, number, said
+from tracelet.core.metrics import RunStatus
+from tracelet.core.plan import RunPlan
+from tracelet.core.processes import launcher_of, was_given
+from tracelet.spoolfile import SpoolDirectory, SpoolInfo
+
+if TYPE_CHECKING:
+    from tracelet.core.recorder import Recorder
+
+__all__ = ["TAG", "Restarts", "begin", "is_restarted", "restarts", "say_end"]
+
+TAG: Final = "tracelet.attempt"
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """That this process's launcher starts it again.
+
+    Attributes:
+        left: how often, when it fails.
+        boot, pid, started: which process the launcher is; see `Launcher`.
+        namespace: of process numbers, in which `pid` is one; empty where nobody says.
+    """
+
+    left: int
+    boot: str
+    pid: int
+    started: str
+    namespace: str
+
+    def said(self) -> dict[str, Any]:
+        """As `spool.json` has it."""
+        return asdict(self)
+
+
+def restarts() -> Restarts | None:
+    """Who starts this process again; None for nobody who is known, as for a child of a process that is started again."""
+    done, most = (number(name) for name in ELASTIC)
+    if done is None or most is None or not was_given(os.getpid(), ELASTIC[0]):
+        return None
+    if (launcher := launcher_of(ELASTIC[0])) is None:
+        return None
+    return Restarts(max(most - done, 0), *launcher, _namespace())
+
+
+def is_restarted() -> bool:
+    """Whether its launcher has started this process in place of one that is gone."""
+    return said() > 1 and restarts() is not None
+
+
+def begin(plan: RunPlan, recorder: Recorder) -> int:
+    """Record that a process goes on with a run.
+
+    Returns:
+        Which attempt it is: in the process that owns the run as many as were begun in this home, but not fewer than the
+        environment says.
+    """
+    attempt = said()
+    if plan.owner:
+        try:
+            attempt = _count(plan, attempt)
+        except OSError:
+            attempt = max(attempt, 2)
+        recorder.resumed()
+    if not plan.rank_label:
+        recorder.tags({TAG: str(attempt)})
+    return attempt
+
+
+def say_end(plan: RunPlan, recorder: Recorder, attempt: int, status: RunStatus, reason: str) -> None:
+    """Record how a run ends; or, where its launcher begins the next attempt after this one, leave that until it has not."""
+    again = restarts() if plan.carried and status in (RunStatus.FAILED, RunStatus.KILLED) else None
+    if again is not None and again.left:
+        try:
+            _leave_end(plan, again, status, reason)
+        except OSError:
+            pass  # then it is said at once
+        else:
+            status, reason = RunStatus.RUNNING, f"attempt {attempt} {status.value} ({reason}); a restart is pending"
+    recorder.end(status, reason)
+
+
+def _count(plan: RunPlan, least: int) -> int:
+    file = plan.home / "runs" / plan.run_id / "attempts"  # a byte for each but the first
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        known = os.fstat(descriptor).st_size
+        os.write(descriptor, b"." * max(least - 1 - known, 1))
+        return 1 + os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _leave_end(plan: RunPlan, again: Restarts, status: RunStatus, reason: str) -> None:
+    writer = {
+        "writer_id": os.urandom(16).hex(),
+        "owner": True,
+        "claim": True,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "epoch": time.time_ns(),
+        "restarts": again.said(),
+        "end": {"status": status.value, "reason": reason, "wall_time": time.time()},
+    }
+    _, lock = SpoolDirectory.create(plan.home, SpoolInfo(plan.run_spec(), writer))
+    os.close(lock)
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
