@@ -331,6 +331,7 @@ def _end(info: SpoolInfo, position: int, wall_time: float) -> records.Batch:
     try:
         left = info.writer["end"]
         status, reason, ended = RunStatus(left["status"]), str(left["reason"]), float(left["wall_time"])
+        reason = f"{reason}; it was not started again"
         end = records.RunEnd(status=codec.status_to_wire(status), reason=reason, wall_time=ended)
     except (KeyError, TypeError, ValueError):
         pass  # nothing is left, or it is damaged

@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracelet.core.jobs import ELASTIC, number, said
@@ -26,7 +28,7 @@ from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 if TYPE_CHECKING:
     from tracelet.core.recorder import Recorder
 
-__all__ = ["TAG", "Restarts", "begin", "is_restarted", "restarts", "say_end"]
+__all__ = ["TAG", "Restarts", "begin", "is_restarted", "leave_reason", "reason_of", "restarts", "say_end"]
 
 TAG: Final = "tracelet.attempt"
 
@@ -97,6 +99,26 @@ def say_end(plan: RunPlan, recorder: Recorder, attempt: int, status: RunStatus, 
         else:
             status, reason = RunStatus.RUNNING, f"attempt {attempt} {status.value} ({reason}); a restart is pending"
     recorder.end(status, reason)
+
+
+def leave_reason(plan: RunPlan, reason: str) -> None:
+    """Leave word why a worker of somebody else's run failed: its launcher, which ends the run, sees an exit code alone."""
+    if restarts() is None or not plan.carried:
+        return
+    with suppress(OSError):
+        _reason_file(plan, os.getpid()).write_text(reason)
+
+
+def reason_of(plan: RunPlan, pid: int) -> str:
+    """Why a worker failed; empty where it left no word."""
+    try:
+        return _reason_file(plan, pid).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _reason_file(plan: RunPlan, pid: int) -> Path:
+    return plan.home / "runs" / plan.run_id / f"failure-{pid}"
 
 
 def _count(plan: RunPlan, least: int) -> int:

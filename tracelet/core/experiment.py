@@ -266,6 +266,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if self._owner and not self._ended:
             attempts.say_end(self.plan, recorder, self.attempt, status, reason)
             self._ended = True
+        elif not self._owner and status is RunStatus.FAILED:
+            attempts.leave_reason(self.plan, reason)
         recorder.spool.seal()
         if self._sender is not None:
             self._sender.hurry()
