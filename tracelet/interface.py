@@ -98,8 +98,9 @@ def start_logging(
         settings: all settings at once; the other arguments go before them.
         run_id: an id of your own; by default a new one, or that of the job which is started again.
         resume: what `run_id` means. "never": a new run, and an error when there is one already. "auto": the run of this id goes
-            on, if there is one. "must": it goes on, and an error when there is none. By default what the setting `resume` says:
-            "never". A run that goes on keeps its name,
+            on, if there is one. "must": it goes on, and an error when there is none. "checkpoint": as "auto", and checkpoints
+            name the run, so that a training which a library resumes from one goes on with it. By default what the setting
+            `resume` says: "never". A run that goes on keeps its name,
             project, trackers and labels, is running again until its next end, and gets its points behind those that it has,
             whatever their steps are.
         parent: the run, or the id of the run, that it belongs to.
@@ -134,7 +135,7 @@ def start_logging(
     options, named = _options(settings)
     if outer is not None and settings is None:
         options = plans.within(outer, options)
-    options = options.override(**arguments, disabled=checks.disabled(mode))
+    options = options.override(**arguments, resume=resume, disabled=checks.disabled(mode))
     checks.plain(options, config)
     takes_place_of = () if outer is not None else lifetime.befores(_launched)
     checks.identity(options, run_id, resume if run_id or not options.id else None, takes_place_of)
@@ -172,10 +173,10 @@ def start_logging(
     if around is not None and "project" not in given:
         options = replace(options, project=around.project)
     home = captor.home if captor is not None else around.home if around is not None else usable_home(options.home)
-    begun, resume_as = None, resume or options.resume
+    begun = None
     shared_id = place.run_id or (jobs.run_id_of_job(home) if is_top and captor is None else "")
     if run_id is not None:
-        begun = identity.find(home, run_id, resume_as) if place.owner else identity.recall(home, run_id)
+        begun = identity.find(home, run_id, options.resume) if place.owner else identity.recall(home, run_id)
     elif place.owner and shared_id:
         begun = identity.begun_before(home, shared_id)
     inherited = around if begun is None and not given & {"backend", "api_key", "url"} else None
@@ -188,10 +189,10 @@ def start_logging(
     plan = plans.of_run(options, home, backends, shared_id or new_run_id(), owner=place.owner)
     if parent is None and (above := outer.id if outer is not None else place.parent):
         plan = replace(plan, parent=above)
-    goes_on = bool(shared_id) and (run_id is None or resume_as != "never") and jobs.said() > 1
+    goes_on = bool(shared_id) and (run_id is None or options.resume != "never") and jobs.said() > 1
     plan = replace(plan, rank_label=place.rank_label, carried=captor is None, resumed=goes_on)
     if begun is None and run_id is not None and place.owner:
-        begun = identity.take(plan, resume_as)
+        begun = identity.take(plan, options.resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
     if outer is None:

@@ -125,7 +125,7 @@ def within(outer: Experiment, options: Options) -> Options:
     base = nesting.options_of(outer)
     if base is None:
         return replace(options, run_name=None, parent=None)
-    own = {name: getattr(options, name) for name in ("group", "tags", "notes", "disabled")}
+    own = {name: getattr(options, name) for name in ("group", "tags", "notes", "disabled", "id", "resume")}
     return replace(base, run_name=None, parent=None, **own)
 
 

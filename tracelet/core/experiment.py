@@ -223,9 +223,12 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         """Change the plan, as long as nothing is recorded."""
         if self.begun:
             return
-        if plan.prefix != self.plan.prefix:
-            self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id))
-        self.plan, self.name, self.project = plan, plan.name, plan.project
+        if (plan.prefix, plan.run_id) != (self.plan.prefix, self.id):
+            seen = self._labels.writers()
+            self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id), plan.resumed)
+            for log_dir in seen:
+                self._labels.seen(log_dir)
+        self.plan, self.id, self.name, self.project = plan, plan.run_id, plan.name, plan.project
 
     def __enter__(self) -> Experiment:
         return self

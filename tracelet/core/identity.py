@@ -24,10 +24,9 @@ from tracelet.guard import say
 from tracelet.transport import local
 from tracelet.transport.background import importing
 
-__all__ = ["KnownRun", "Resume", "Resuming", "claim", "find", "recall", "resumed", "take"]
+__all__ = ["KnownRun", "Resume", "claim", "find", "recall", "resumed", "take"]
 
-Resume: TypeAlias = Literal["never", "auto", "must"]
-Resuming: TypeAlias = Literal["never", "auto", "must", "checkpoint"]  # as a setting
+Resume: TypeAlias = Literal["never", "auto", "must", "checkpoint"]
 
 _FORMAT: Final = 1
 _PATIENCE: Final = 0.15  # seconds that start_logging has for a collector's answer
@@ -74,7 +73,7 @@ def claim(plan: RunPlan) -> bool:
     return True
 
 
-def take(plan: RunPlan, resume: Resuming) -> KnownRun | None:
+def take(plan: RunPlan, resume: Resume) -> KnownRun | None:
     """Claim an id that nobody had a moment ago.
 
     Returns:
@@ -113,7 +112,7 @@ def recall(home: Path, run_id: str) -> KnownRun | None:
         raise ConfigurationError(f"{file} cannot be read ({error!r}): move it away to begin the run anew") from error
 
 
-def find(home: Path, run_id: str, resume: Resuming) -> KnownRun | None:
+def find(home: Path, run_id: str, resume: Resume) -> KnownRun | None:
     """The run to go on with; None for a new one.
 
     Args:

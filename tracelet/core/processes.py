@@ -37,6 +37,7 @@ __all__ = [
     "pickled_above",
     "put_back",
     "remember",
+    "renamed",
     "run_above",
     "run_is_ours",
     "set_aside",
@@ -131,6 +132,15 @@ def leave_to_children(run: Experiment | None) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = ""  # whoever copies it in another thread would miss a name that he has just seen
+
+
+def renamed(before: str, run_id: str) -> None:
+    """The run that the environment names has another id now."""
+    global _before
+    if os.environ.get("TRACELET_RUN_ID") == before:
+        os.environ["TRACELET_RUN_ID"] = run_id
+    if _before is not None and _before["TRACELET_RUN_ID"] == before:
+        _before = {**_before, "TRACELET_RUN_ID": run_id}
 
 
 def set_aside() -> Mapping[str, str | None] | None:
