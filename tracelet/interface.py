@@ -145,7 +145,7 @@ def start_logging(
     if options.disabled:
         return _silent(options, outer)
     _forget_disabled()
-    place = take_place(options)
+    place = take_place(options, nested=outer is not None)
     if nested:
         place = as_nested(place)
     is_top = place.is_top and outer is None
@@ -189,12 +189,14 @@ def start_logging(
     plan = plans.of_run(options, home, backends, shared_id or new_run_id(), owner=place.owner)
     if parent is None and (above := outer.id if outer is not None else place.parent):
         plan = replace(plan, parent=above)
-    goes_on = bool(shared_id) and (run_id is None or options.resume != "never") and jobs.said() > 1
+    goes_on = bool(shared_id) and (run_id is None or options.resume != "never") and outer is None and jobs.said() > 1
     plan = replace(plan, rank_label=place.rank_label, carried=captor is None, resumed=goes_on)
     if begun is None and run_id is not None and place.owner:
         begun = identity.take(plan, options.resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
+        if not place.owner:  # the first rank has begun it a moment ago
+            plan = replace(plan, resumed=goes_on)
     if outer is None:
         lifetime.make_way(lifetime.befores(_launched if run_id else None, captor.stand_in if captor else None), run_id)
     elif outer.is_owner and not outer.begun:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core.jobs import ELASTIC, number, said
 from tracelet.core.metrics import RunStatus
 from tracelet.core.plan import RunPlan
-from tracelet.core.processes import launcher_of, was_given
+from tracelet.core.processes import is_python, launcher_of, was_given
 from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def restarts() -> Restarts | None:
     done, most = (number(name) for name in ELASTIC)
     if done is None or most is None or not was_given(os.getpid(), ELASTIC[0]):
         return None
-    if (launcher := launcher_of(ELASTIC[0])) is None:
-        return None
+    launcher = launcher_of(ELASTIC[0])
+    if launcher is None or not is_python(launcher.pid):
+        return None  # a child of such a process, or one whose launcher is gone already
     return Restarts(max(most - done, 0), *launcher, _namespace())
 
 
@@ -88,17 +89,32 @@ def begin(plan: RunPlan, recorder: Recorder) -> int:
     return attempt
 
 
-def say_end(plan: RunPlan, recorder: Recorder, attempt: int, status: RunStatus, reason: str) -> None:
-    """Record how a run ends; or, where its launcher begins the next attempt after this one, leave that until it has not."""
-    again = restarts() if plan.carried and status in (RunStatus.FAILED, RunStatus.KILLED) else None
-    if again is not None and again.left:
+def say_end(
+    plan: RunPlan, recorder: Recorder, again: Restarts | None, attempt: int, status: RunStatus, reason: str
+) -> bool:
+    """Record how a run ends; or, where its launcher begins the next attempt after this one, leave that until it has not.
+
+    Args:
+        plan: the run's.
+        recorder: of this process.
+        again: who starts it again.
+        attempt: which one this is.
+        status: how it ended.
+        reason: why.
+
+    Returns:
+        Whether it is left.
+    """
+    if again is not None and again.left and plan.carried and status in (RunStatus.FAILED, RunStatus.KILLED):
         try:
             _leave_end(plan, again, status, reason)
         except OSError:
             pass  # then it is said at once
         else:
-            status, reason = RunStatus.RUNNING, f"attempt {attempt} {status.value} ({reason}); a restart is pending"
+            recorder.end(RunStatus.RUNNING, f"attempt {attempt} {status.value} ({reason}); a restart is pending")
+            return True
     recorder.end(status, reason)
+    return False
 
 
 def leave_reason(plan: RunPlan, reason: str) -> None:

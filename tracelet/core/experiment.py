@@ -52,6 +52,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         on_leave: what the end of `with` calls, with the exception that leaves the block.
         began_during: what tells the exception that was being handled when it began; see `tracelet.exits`.
         occasions: when more may be told about it.
+        goes_on: it was stopped, and its launcher is about to start it again.
     """
 
     def __init__(self, plan: RunPlan, *, enabled: bool = True) -> None:
@@ -68,7 +69,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         self._ended = False
         self._owner = plan.owner
         self._forked = False  # a writer in a child: it has a spool and nothing else, and the collector reads that along
-        self._attempt = 1
+        self._attempt, self.goes_on = 1, False
+        self._again: attempts.Restarts | None = None
         self._stray = False  # a copy that came from elsewhere and records nothing
         self._writer_id = os.urandom(16).hex()
         self._counters: dict[tuple[str, str], count[int]] = {}
@@ -267,7 +269,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if self._processing is not None:
             self._processing.finish(self.plan.stop_timeout)
         if self._owner and not self._ended:
-            attempts.say_end(self.plan, recorder, self.attempt, status, reason)
+            self.goes_on = attempts.say_end(self.plan, recorder, self._again, self._attempt, status, reason)
             self._ended = True
         elif not self._owner and status is RunStatus.FAILED:
             attempts.leave_reason(self.plan, reason)
@@ -345,8 +347,9 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         plan = self.plan
         run = plan.run_spec()
         writer = {"writer_id": self._writer_id, "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
-        if self._owner and (again := attempts.restarts()) is not None:
-            writer["restarts"] = again.said()
+        self._again = attempts.restarts() if self._owner else None
+        if self._again is not None:
+            writer["restarts"] = self._again.said()
         # By the clock, but never the same twice: it may stand still (a test's) or jump back.
         for epoch in count(max(time.time_ns(), 1)):
             try:

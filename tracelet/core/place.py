@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from tracelet.core import active
+from tracelet.core.jobs import said
 from tracelet.core.plan import BackendTarget, RunPlan
 from tracelet.core.processes import came_by_fork, run_above
 from tracelet.core.ranks import rank, shared_run_id
@@ -67,10 +68,17 @@ class Place:
         return self.first and not self.joins and not self.parent
 
 
-def take_place(options: Options) -> Place:
-    """The place of a run that starts now. Asked once for each: ranks count their runs."""
+def take_place(options: Options, *, nested: bool = False) -> Place:
+    """The place of a run that starts now. Asked once for each: ranks count their runs.
+
+    Args:
+        options: the settings.
+        nested: it is within another run of this process. Then it is a new one in each attempt: which of those before it is
+            the same, an attempt that begins in the middle could not tell by its number.
+    """
     above, me, number = _above(), rank(), next(_started)
-    shared = "" if me is None else shared_run_id(me, number)
+    attempt = said() if nested else 1
+    shared = "" if me is None else shared_run_id(me, number, attempt=attempt)
     if me is not None and me.rank > 0 and options.ranks == "first":
         return Place(above or shared, owner=False, silent=True, first=number == 0)
     label = rank_label()

@@ -31,6 +31,7 @@ __all__ = [
     "given",
     "grpc_is_lost",
     "home_above",
+    "is_python",
     "known",
     "launcher_of",
     "leave_to_children",
@@ -210,6 +211,14 @@ def launcher_of(variable: str) -> Launcher | None:
             return None
         pid = int(said[1])  # a shell between the two
     return Launcher(_boot(), pid, _started(pid))
+
+
+def is_python(pid: int) -> bool:
+    """Whether a process runs a Python; yes, where nobody can tell."""
+    if not Path("/proc/self/exe").exists():
+        return True
+    program = _program(pid)
+    return program == _program(os.getpid()) or "python" in os.path.basename(program)
 
 
 def _program(pid: int) -> str:
