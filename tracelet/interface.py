@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tracelet import checks, exits, lifetime, plans
-from tracelet.core import active, captive, identity, jobs, nesting, targets
+from tracelet.core import active, attempts, captive, identity, jobs, nesting, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
@@ -355,8 +355,9 @@ def _silent_rank(options: Options, place: Place, outer: Experiment | None) -> Ex
     """The run of a rank that records nothing. Until it is stopped it is the active one: the script runs on all ranks."""
     if outer is None:
         lifetime.make_way(lifetime.befores(_launched), None)
-    plan = plans.of_run(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
-    run = Experiment(plan, enabled=False)
+    # It has nothing to write but, where there is somebody to read it, why it failed.
+    home = usable_home(options.home) if attempts.restarts() is not None else Path(os.devnull)
+    run = Experiment(plans.of_run(options, home, (), place.run_id or new_run_id(), owner=False), enabled=False)
     _silenced.add(run)
     lifetime.activate(run, options.without_capture(), outer)
     return run

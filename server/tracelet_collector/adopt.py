@@ -214,7 +214,8 @@ class Adopter:
                 self._restarts.wait(spool.path)
                 return True
             # An attempt that was not the last has left its end, or another one has said how the run ended.
-            goes_on = "restarts" in info.writer and (self._has_end(spool) or not self._runs(run.run_id))
+            may_be_said = "restarts" in info.writer and "end" not in info.writer
+            goes_on = may_be_said and (self._has_end(spool) or not self._runs(run.run_id))
             if not goes_on:
                 feed.put_batch(_end(info, feed.position, _time_of_death(spool, feed.last_wall_time)))
         feed.flush()
@@ -248,8 +249,11 @@ class Adopter:
         if self._restarts.pending(spool.path, info.writer):
             self._restarts.wait(spool.path)
             return True
-        if any(path != spool.path and not self._is_claim(path) for path in spool.path.parent.iterdir()):
+        others = [path for path in spool.path.parent.iterdir() if path != spool.path]
+        if not all(map(self._is_claim, others)):
             return True
+        if "end" in info.writer and any(0 < self._time_of_end(path) < self._time_of_end(spool.path) for path in others):
+            return True  # what failed first is what the run failed of
         if self._runs(run_id):
             return self._adopt(spool, info)
         spool.remove()  # nobody wrote anything, or the end was said
@@ -263,8 +267,14 @@ class Adopter:
 
     def _has_end(self, spool: SpoolDirectory) -> bool:
         """Whether an attempt of a spool's run has left how the run ends."""
-        others = (SpoolDirectory(path) for path in spool.path.parent.iterdir() if path != spool.path)
-        return any(self._is_claim(other.path) and "end" in self._spools.info(other).writer for other in others)
+        return any(self._time_of_end(path) for path in spool.path.parent.iterdir() if path != spool.path)
+
+    def _time_of_end(self, path: Path) -> float:
+        """Of an end that is left in a spool; 0.0 where there is none."""
+        try:
+            return float(self._spools.info(SpoolDirectory(path)).writer["end"]["wall_time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
 
     def _runs(self, run_id: str) -> bool:
         return any(run.status is RunStatus.RUNNING for run in self._log.runs(run_id))
@@ -331,7 +341,6 @@ def _end(info: SpoolInfo, position: int, wall_time: float) -> records.Batch:
     try:
         left = info.writer["end"]
         status, reason, ended = RunStatus(left["status"]), str(left["reason"]), float(left["wall_time"])
-        reason = f"{reason}; it was not started again"
         end = records.RunEnd(status=codec.status_to_wire(status), reason=reason, wall_time=ended)
     except (KeyError, TypeError, ValueError):
         pass  # nothing is left, or it is damaged

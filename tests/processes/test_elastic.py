@@ -133,8 +133,8 @@ def test_torchrun_under_tracelet_run(shared_spine: Spine) -> None:
 # A launcher that restarts its only worker as torchrun does, and imports nothing for it.
 LAUNCHER = f"""
 import subprocess
-def attempt(restarts, code="", before=""):
-    said = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1, TORCHELASTIC_MAX_RESTARTS=2)
+def attempt(restarts, code="", before="", rank=0):
+    said = dict(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=2, TORCHELASTIC_MAX_RESTARTS=2)
     said["TORCHELASTIC_RESTART_COUNT"] = restarts
     variables = os.environ | {{name: str(value) for name, value in said.items()}}
     start = f"run = tracelet.start_logging(exp_name={{NAME!r}}); run.log_metric('loss', {{restarts}}, 1)"
@@ -199,6 +199,24 @@ worker.join()
     assert launch(shared, name, text).finish().code == 0
     assert shared.status(name) == "finished"
     assert sorted(shared.points(name, "loss")) == [(1, 0.0), (1, 1.0), (2, 1.0)]
+
+
+def test_a_rank_that_fails_is_why_the_run_has_failed(shared: Client) -> None:
+    """It records nothing; the first rank is ended by a signal, as torchrun does. No restart is left."""
+    name = "another rank"
+    text = f"""
+worker = threading.Thread(target=attempt, args=(2, "open('pid', 'w').write(str(os.getpid())); time.sleep(1000)"))
+worker.start()
+while not (os.path.exists("pid") and open("pid").read()): time.sleep(0.01)
+attempt(2, {FAIL!r}, rank=1)
+attempt(2, "raise ValueError('later')", rank=1)
+os.kill(int(open("pid").read()), signal.SIGTERM)
+worker.join()
+"""
+    assert launch(shared, name, text).finish().code == 0
+    assert shared.status(name) == "failed"
+    assert shared.records(name, RunEnd)[-1].reason == "rank 1: ValueError: boom"
+    assert shared.points(name, "loss") == [(1, 2.0)]
 
 
 def test_what_a_worker_starts_is_not_started_again(shared: Client) -> None:

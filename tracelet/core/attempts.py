@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracelet.core.jobs import ELASTIC, number, said
 from tracelet.core.metrics import RunStatus
 from tracelet.core.plan import RunPlan
-from tracelet.core.processes import is_python, launcher_of, was_given
+from tracelet.core.processes import is_python, launcher_of, run_above, was_given
 from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TAG", "Restarts", "begin", "is_restarted", "leave_reason", "reason_of", "restarts", "say_end"]
 
 TAG: Final = "tracelet.attempt"
+_ALONE: Final = "; it was not started again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,19 @@ def say_end(
 
 
 def leave_reason(plan: RunPlan, reason: str) -> None:
-    """Leave word why a worker of somebody else's run failed: its launcher, which ends the run, sees an exit code alone."""
-    if restarts() is None or not plan.carried:
+    """Leave word why a worker failed that does not own its run.
+
+    Its launcher ends the others by a signal, the owner among them. So this is how the run ends, unless that says it, or another
+    attempt begins. Under `tracelet run` the launcher itself says it, but sees an exit code alone.
+    """
+    if not plan.carried or (again := restarts()) is None:
         return
+    said = f"rank {number('RANK')}: {reason}"
     with suppress(OSError):
-        _reason_file(plan, os.getpid()).write_text(reason)
+        if run_above():
+            _reason_file(plan, os.getpid()).write_text(said)
+        else:
+            _leave_end(plan, again, RunStatus.FAILED, said)
 
 
 def reason_of(plan: RunPlan, pid: int) -> str:
@@ -158,7 +167,7 @@ def _leave_end(plan: RunPlan, again: Restarts, status: RunStatus, reason: str) -
         "pid": os.getpid(),
         "epoch": time.time_ns(),
         "restarts": again.said(),
-        "end": {"status": status.value, "reason": reason, "wall_time": time.time()},
+        "end": {"status": status.value, "reason": f"{reason}{_ALONE if again.left else ''}", "wall_time": time.time()},
     }
     _, lock = SpoolDirectory.create(plan.home, SpoolInfo(plan.run_spec(), writer))
     os.close(lock)

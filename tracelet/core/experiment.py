@@ -264,6 +264,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
             self.occasions.ending()
             self._finish_artifacts()
             self._stopped, self._status = True, status
+            if status is RunStatus.FAILED and not self._owner:
+                attempts.leave_reason(self.plan, reason)
         if (recorder := self._recorder) is None:
             return
         if self._processing is not None:
@@ -271,8 +273,6 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if self._owner and not self._ended:
             self.goes_on = attempts.say_end(self.plan, recorder, self._again, self._attempt, status, reason)
             self._ended = True
-        elif not self._owner and status is RunStatus.FAILED:
-            attempts.leave_reason(self.plan, reason)
         recorder.spool.seal()
         if self._sender is not None:
             self._sender.hurry()

@@ -75,8 +75,7 @@ def worker_reason(error: BaseException | None) -> str:
     from tracelet.launch.forward import describe
 
     rank, failure = error.get_first_failure()  # type: ignore[union-attr]
-    said = reason_of(run.plan, failure.pid) or describe(failure.exitcode)
-    return f"rank {rank}: {said}"
+    return reason_of(run.plan, failure.pid) or f"rank {rank}: {describe(failure.exitcode)}"
 
 
 def _own_run() -> Experiment | None:
