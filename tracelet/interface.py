@@ -195,8 +195,8 @@ def start_logging(
         begun = identity.take(plan, options.resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
-        if not place.owner:  # the first rank has begun it a moment ago
-            plan = replace(plan, resumed=goes_on)
+        if not place.owner or (place.ranked and not attempts.has_begun(home, plan.run_id)):
+            plan = replace(plan, resumed=goes_on)  # another rank has begun it a moment ago
     if outer is None:
         lifetime.make_way(lifetime.befores(_launched if run_id else None, captor.stand_in if captor else None), run_id)
     elif outer.is_owner and not outer.begun:

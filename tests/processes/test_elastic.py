@@ -219,6 +219,32 @@ worker.join()
     assert shared.points(name, "loss") == [(1, 2.0)]
 
 
+def test_nested_runs_are_new_in_each_attempt(shared: Client) -> None:
+    """Which of those before it is the same, an attempt that begins in the middle could not tell."""
+    fold = "fold = tracelet.start_logging(exp_name='fold', nested=True); fold.log_metric('score', {}, 0)\n"
+    text = f"attempt(0, {fold.format(0) + FAIL!r})\nattempt(1, {fold.format(1)!r})"
+    assert launch(shared, "folds", text).finish().code == 0
+    assert shared.status("folds") == "finished"
+    outer = shared.state("folds")
+    assert outer is not None
+    folds = [run for run in read_offline(shared.home).runs if run.name == "fold"]
+    assert len(folds) == 2
+    until(lambda: not any(shared.spools(run.run_id) for run in folds), what="both ends")
+    ends = [[end.status for end in shared._records(run.run_id) if isinstance(end, RunEnd)][-1] for run in folds]
+    assert ends == [RunStatus.FAILED, RunStatus.FINISHED]
+    assert not any(isinstance(record, Tags) for run in folds for record in shared._records(run.run_id))
+
+
+def test_ranks_of_the_first_attempt_are_no_second_one(shared: Client) -> None:
+    """With `TRACELET_RANKS=all`, when another rank is first to begin the run."""
+    text = "os.environ['TRACELET_RANKS'] = 'all'\nattempt(0, rank=1)\nattempt(0)\nattempt(0)"
+    assert launch(shared, "ranks", text).finish().code == 0
+    assert shared.status("ranks") == "finished"
+    assert [tags.values for tags in shared.records("ranks", Tags)] == [{"tracelet.attempt": "2"}]
+    assert shared.points("ranks", "loss") == [(1, 0.0)] * 2
+    assert shared.points("ranks", "rank1/loss") == [(1, 0.0)]
+
+
 def test_what_a_worker_starts_is_not_started_again(shared: Client) -> None:
     """A program of a worker, with a run of its own, that fails while the launcher lives: nobody restarts that."""
     own = f"""

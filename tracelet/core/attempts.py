@@ -28,7 +28,7 @@ from tracelet.spoolfile import SpoolDirectory, SpoolInfo
 if TYPE_CHECKING:
     from tracelet.core.recorder import Recorder
 
-__all__ = ["TAG", "Restarts", "begin", "is_restarted", "leave_reason", "reason_of", "restarts", "say_end"]
+__all__ = ["TAG", "Restarts", "begin", "has_begun", "is_restarted", "leave_reason", "reason_of", "restarts", "say_end"]
 
 TAG: Final = "tracelet.attempt"
 _ALONE: Final = "; it was not started again"
@@ -72,22 +72,28 @@ def is_restarted() -> bool:
 
 
 def begin(plan: RunPlan, recorder: Recorder) -> int:
-    """Record that a process goes on with a run.
+    """Count that a process begins a run, or goes on with it; then record that.
 
     Returns:
         Which attempt it is: in the process that owns the run as many as were begun in this home, but not fewer than the
         environment says.
     """
-    attempt = said()
+    attempt = said() if plan.resumed else 1
     if plan.owner:
         try:
             attempt = _count(plan, attempt)
         except OSError:
-            attempt = max(attempt, 2)
+            attempt = max(attempt, 2) if plan.resumed else 1
+    if plan.owner and plan.resumed:
         recorder.resumed()
-    if not plan.rank_label:
+    if plan.resumed and not plan.rank_label:
         recorder.tags({TAG: str(attempt)})
     return attempt
+
+
+def has_begun(home: Path, run_id: str) -> bool:
+    """Whether a process that owned a run has begun it in this home; those that only wrote to it may have come first."""
+    return _count_file(home, run_id).exists()
 
 
 def say_end(
@@ -147,15 +153,20 @@ def _reason_file(plan: RunPlan, pid: int) -> Path:
 
 
 def _count(plan: RunPlan, least: int) -> int:
-    file = plan.home / "runs" / plan.run_id / "attempts"  # a byte for each but the first
+    file = _count_file(plan.home, plan.run_id)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         known = os.fstat(descriptor).st_size
-        os.write(descriptor, b"." * max(least - 1 - known, 1))
-        return 1 + os.fstat(descriptor).st_size
+        attempt = max(known + 1, least, 2 if plan.resumed else 1)
+        os.write(descriptor, b"." * (attempt - known))
+        return attempt
     finally:
         os.close(descriptor)
+
+
+def _count_file(home: Path, run_id: str) -> Path:
+    return home / "runs" / run_id / "attempts"  # a byte for each
 
 
 def _leave_end(plan: RunPlan, again: Restarts, status: RunStatus, reason: str) -> None:

@@ -317,7 +317,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if winner is not mine:
             mine.spool.close(remove=True)
             return winner
-        if self.plan.resumed and not self._forked:
+        if not self._forked and (self._owner or self.plan.resumed):
             self._attempt = attempts.begin(self.plan, mine)
         self._recorder = mine
         if self.plan.carried and not self._forked:

@@ -52,6 +52,7 @@ class Place:
         silent: it records nothing.
         rank_label: what goes before the names of its metrics.
         first: this process starts none before it.
+        ranked: other ranks may have begun it.
     """
 
     run_id: str = ""
@@ -61,6 +62,7 @@ class Place:
     silent: bool = False
     rank_label: str = ""
     first: bool = False
+    ranked: bool = False
 
     @property
     def is_top(self) -> bool:
@@ -88,7 +90,7 @@ def take_place(options: Options, *, nested: bool = False) -> Place:
         return Place(above, joins=True, owner=False, rank_label=label)
     # Where ranks share nothing, each has a run of its own.
     owner, parent = not label or not shared, "" if joins else above
-    return Place(shared, owner=owner, parent=parent, rank_label=label, first=number == 0)
+    return Place(shared, owner=owner, parent=parent, rank_label=label, first=number == 0, ranked=me is not None)
 
 
 def as_asked(place: Place, run_id: str | None) -> Place:
