@@ -35,10 +35,10 @@ def disabled(mode: object) -> bool | None:
 
 def identity(options: Options, run_id: object, resume: object, befores: Collection[Experiment | None]) -> None:
     """Whether a run can have an id. `befores`: those that it would take the place of."""
-    if resume not in ("never", "auto", "must"):
-        raise ConfigurationError(f"resume={resume!r} makes no sense; choose 'never', 'auto' or 'must'")
+    if resume not in (None, "never", "auto", "must", "checkpoint"):
+        raise ConfigurationError(f"resume={resume!r} makes no sense; choose 'never', 'auto', 'must' or 'checkpoint'")
     if run_id is None:
-        if resume != "never":
+        if resume in ("auto", "must"):
             raise ConfigurationError(f"resume={resume!r} is about a run of a known id: pass run_id too")
         return
     check_run_id(run_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tracelet import checks, exits, lifetime, plans
-from tracelet.core import active, captive, identity, nesting, targets
+from tracelet.core import active, attempts, captive, identity, jobs, nesting, targets
 from tracelet.core.experiment import Experiment
 from tracelet.core.home import usable_home
 from tracelet.core.identity import Resume
@@ -45,22 +45,6 @@ __all__ = [
     "stop_logging",
 ]
 
-# Settings that a script may still decide under `tracelet run`, and where they go in a plan.
-_OPEN: Final[Mapping[str, str]] = {
-    "run_name": "name",
-    "project": "project",
-    "parent": "parent",
-    "group": "group",
-    "notes": "notes",
-    "tags": "tags",
-    "writer_prefix": "prefix",
-    "spool_cap_bytes": "spool_cap",
-    "flush_interval": "flush_interval",
-    "collector_idle": "collector_idle",
-    "retention_days": "retention_days",
-    "retention_bytes": "retention_bytes",
-    "stop_timeout": "stop_timeout",
-}
 _launched: Experiment | None = None
 _adopted = False  # by a start_logging; a second one begins a run of its own
 # Settings that a run which goes on has already, likewise.
@@ -87,7 +71,7 @@ def start_logging(
     *,
     settings: TraceletSettings | None = None,
     run_id: str | None = None,
-    resume: Resume = "never",
+    resume: Resume | None = None,
     parent: str | Experiment | None = None,
     group: str | None = None,
     tags: Mapping[str, Any] | Iterable[str] | None = None,
@@ -112,9 +96,11 @@ def start_logging(
             would use.
         config: parameters of the run, as by `Experiment.log_params`.
         settings: all settings at once; the other arguments go before them.
-        run_id: an id of your own; by default a new one.
+        run_id: an id of your own; by default a new one, or that of the job which is started again.
         resume: what `run_id` means. "never": a new run, and an error when there is one already. "auto": the run of this id goes
-            on, if there is one. "must": it goes on, and an error when there is none. A run that goes on keeps its name,
+            on, if there is one. "must": it goes on, and an error when there is none. "checkpoint": as "auto", and checkpoints
+            name the run, so that a training which a library resumes from one goes on with it. By default what the setting
+            `resume` says: "never". A run that goes on keeps its name,
             project, trackers and labels, is running again until its next end, and gets its points behind those that it has,
             whatever their steps are.
         parent: the run, or the id of the run, that it belongs to.
@@ -149,18 +135,24 @@ def start_logging(
     options, named = _options(settings)
     if outer is not None and settings is None:
         options = plans.within(outer, options)
-    options = options.override(**arguments, disabled=checks.disabled(mode))
+    options = options.override(**arguments, resume=resume, disabled=checks.disabled(mode))
     checks.plain(options, config)
-    checks.identity(options, run_id, resume, () if outer is not None else lifetime.befores(_launched))
+    takes_place_of = () if outer is not None else lifetime.befores(_launched)
+    checks.identity(options, run_id, resume if run_id or not options.id else None, takes_place_of)
     if captor is not None:
         options = replace(options, disabled=mode is not None)
     given = {name for name, value in {**arguments, "api_key": api_key, "url": backend_url}.items() if value is not None}
     if options.disabled:
         return _silent(options, outer)
     _forget_disabled()
-    place = as_asked(take_place(options), run_id)
+    place = take_place(options, nested=outer is not None)
     if nested:
         place = as_nested(place)
+    is_top = place.is_top and outer is None
+    if run_id is None and is_top and options.id is not None:
+        run_id = options.id
+        checks.identity(options, run_id, resume, takes_place_of)
+    place = as_asked(place, run_id)
     if place.silent:
         return _silent_rank(options, place, outer)
     if captor is None and _launched is None and (run_is_ours() or (place.joins and home_above() is None)):
@@ -182,8 +174,11 @@ def start_logging(
         options = replace(options, project=around.project)
     home = captor.home if captor is not None else around.home if around is not None else usable_home(options.home)
     begun = None
+    shared_id = place.run_id or (jobs.run_id_of_job(home) if is_top and captor is None else "")
     if run_id is not None:
-        begun = identity.find(home, run_id, resume) if place.owner else identity.recall(home, run_id)
+        begun = identity.find(home, run_id, options.resume) if place.owner else identity.recall(home, run_id)
+    elif place.owner and shared_id:
+        begun = identity.begun_before(home, shared_id)
     inherited = around if begun is None and not given & {"backend", "api_key", "url"} else None
     given |= named
     kinds = options.backend if begun is None or "backend" in given else tuple(each.kind for each in begun.backends)
@@ -191,14 +186,17 @@ def start_logging(
         backends: tuple[BackendTarget, ...] = ()
     else:
         backends = inherited.backends if inherited else targets.resolve(kinds, home, backend_url, api_key)
-    plan = plans.of_run(options, home, backends, place.run_id or new_run_id(), owner=place.owner)
+    plan = plans.of_run(options, home, backends, shared_id or new_run_id(), owner=place.owner)
     if parent is None and (above := outer.id if outer is not None else place.parent):
         plan = replace(plan, parent=above)
-    plan = replace(plan, rank_label=place.rank_label, carried=captor is None)
+    goes_on = bool(shared_id) and (run_id is None or options.resume != "never") and outer is None and jobs.said() > 1
+    plan = replace(plan, rank_label=place.rank_label, carried=captor is None, resumed=goes_on)
     if begun is None and run_id is not None and place.owner:
-        begun = identity.take(plan, resume)
+        begun = identity.take(plan, options.resume)
     if begun is not None:
         plan = identity.resumed(plan, begun, {field for name, field in _BEGUN_WITH.items() if name in given})
+        if not place.owner or (place.ranked and not attempts.has_begun(home, plan.run_id)):
+            plan = replace(plan, resumed=goes_on)  # another rank has begun it a moment ago
     if outer is None:
         lifetime.make_way(lifetime.befores(_launched if run_id else None, captor.stand_in if captor else None), run_id)
     elif outer.is_owner and not outer.begun:
@@ -270,11 +268,7 @@ def begin_under_launcher(told: Options | None = None) -> None:
     if options.disabled or is_silent_rank():
         return
     owner = os.environ.get("TRACELET_RUN_OWNER") == str(os.getpid())
-    if owner:
-        home = usable_home(options.home)
-        plan = plans.of_run(options, home, targets.resolve(options.backend, home), run_id, owner=True)
-    else:
-        plan = plans.of_writer(options, run_id, rank_label(), None, None)
+    plan = plans.of_launcher(options, run_id) if owner else plans.of_writer(options, run_id, rank_label(), None, None)
     _launched = Experiment(plan)
     lifetime.activate(_launched, options)
 
@@ -321,19 +315,7 @@ def _adopt_launched(
     global _adopted
     _adopted = True
     if not run.begun and home_above() is None:  # a script's run has its name and its backends already
-        plan = run.plan
-        asked = plans.of_run(options, plan.home, plan.backends, plan.run_id, owner=plan.owner)
-        changes = {field: getattr(asked, field) for setting, field in _OPEN.items() if setting in given}
-        if os.environ.get("TRACELET_RUN_NAME_GIVEN"):
-            changes.pop("name", None)
-        for field in ("project", "parent", "group", "notes"):
-            if f"TRACELET_{field.upper()}" in os.environ:
-                changes.pop(field, None)
-        named = "TRACELET_BACKEND" in os.environ  # which ones; their addresses and keys were left open
-        if given & ({"api_key", "url"} if named else {"backend", "api_key", "url"}):
-            kinds = tuple(backend.kind for backend in plan.backends) if named else options.backend
-            changes["backends"] = targets.resolve(kinds, plan.home, backend_url, api_key)
-        run.revise(replace(plan, **changes))
+        run.revise(plans.adopted(run.plan, options, given, backend_url, api_key))
         from tracelet import frameworks, provenance
 
         if frameworks.SETTINGS & given:
@@ -374,8 +356,9 @@ def _silent_rank(options: Options, place: Place, outer: Experiment | None) -> Ex
     """The run of a rank that records nothing. Until it is stopped it is the active one: the script runs on all ranks."""
     if outer is None:
         lifetime.make_way(lifetime.befores(_launched), None)
-    plan = plans.of_run(options, Path(os.devnull), (), place.run_id or new_run_id(), owner=False)
-    run = Experiment(plan, enabled=False)
+    # It has nothing to write but, where there is somebody to read it, why it failed.
+    home = usable_home(options.home) if attempts.restarts() is not None else Path(os.devnull)
+    run = Experiment(plans.of_run(options, home, (), place.run_id or new_run_id(), owner=False), enabled=False)
     _silenced.add(run)
     lifetime.activate(run, options.without_capture(), outer)
     return run

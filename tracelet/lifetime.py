@@ -228,7 +228,7 @@ def settle(runs: Iterable[Experiment]) -> None:
 
 def _why_wait(run: Experiment) -> str:
     """Why stopping a run waits for its delivery, in words; empty when it does not."""
-    if not run.begun or not run.plan.carried or run.plan.stop_wait == "durable":
+    if not run.begun or not run.plan.carried or run.plan.stop_wait == "durable" or run.goes_on:
         return ""
     if not run.is_owner and not ((me := rank()) is not None and me.rank > 0 and me.local_rank == 0):
         return ""

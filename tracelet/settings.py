@@ -96,6 +96,9 @@ class TraceletSettings(BaseSettings):
         home: where spools, the local collector's log and its endpoint lie; None for the platform's state directory.
         project: MLflow experiment, W&B project, ClearML project.
         run_name: the run's name; None for one made of the script's name and the time.
+        id: the id of the first run that a script begins; None for a new one.
+        resume: where there is a run with an id already: "never" is an error, with "auto" it goes on, with "must" there has to
+            be one. "checkpoint" is "auto", and a training that a library resumes from a checkpoint goes on with its run.
         backend: trackers to deliver to: a list, or "a,b".
         disabled: nothing is recorded, every call is a no-op.
         writer_prefix: when metrics carry the label of their SummaryWriter: "auto" (when the run has several), "always" or
@@ -140,6 +143,8 @@ class TraceletSettings(BaseSettings):
     home: Annotated[Path | None, _GivenOrNone] = _DEFAULTS.home
     project: Annotated[str, _Given] = _DEFAULTS.project
     run_name: Annotated[str | None, _GivenOrNone] = _DEFAULTS.run_name
+    id: Annotated[str | None, _GivenOrNone] = _DEFAULTS.id
+    resume: Annotated[Literal["never", "auto", "must", "checkpoint"], _Given] = _DEFAULTS.resume
     backend: Annotated[list[str], _Given] = list(_DEFAULTS.backend)
     disabled: Annotated[bool, _Given] = _DEFAULTS.disabled
     writer_prefix: Annotated[WriterPrefix, _Given] = _DEFAULTS.writer_prefix

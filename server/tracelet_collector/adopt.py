@@ -29,6 +29,7 @@ from tracelet_collector.follow import Follower
 from tracelet_collector.handshake import StreamKey, key_of
 from tracelet_collector.log.base import Log, LogFailed, StreamRow
 from tracelet_collector.partial import NoRoom
+from tracelet_collector.pending import Restarts
 from tracelet_collector.spools import NewerSpool, Spools, has_committed
 
 __all__ = ["Adopter"]
@@ -69,6 +70,7 @@ class Adopter:
         self._blobs = blobs
         self._is_open = is_open
         self._followers: dict[Path, _Followed] = {}
+        self._restarts = Restarts(spools.waiting)
         self._newer: set[Path] = set()
         self._trouble: dict[Path, float] = {}
         self._wake = threading.Event()
@@ -113,8 +115,10 @@ class Adopter:
     def _scan(self) -> bool:
         busy = False
         spools = self._spools.all()
-        for gone in self._followers.keys() - {spool.path for spool in spools}:
+        there = {spool.path for spool in spools}
+        for gone in self._followers.keys() - there:
             del self._followers[gone]
+        self._restarts.forget_but(there)
         for spool in spools:
             if self._stopping.is_set():
                 return True
@@ -189,12 +193,14 @@ class Adopter:
             return False
         if self._is_open(key_of(run, writer)):
             return True
+        # A process that began later goes on with the run: how it stands is for that one to say.
+        goes_on = any(other.owner and other.epoch > writer.epoch for other in self._log.streams(run.run_id))
+        if not goes_on and self._restarts.waits(spool.path, info.writer):
+            return True
         row = self._log.open_stream(run, writer)
         feed = self._feed(spool, row)
         reader = SpoolReader(spool, writer.epoch)
         problem = ""
-        # A process that began later goes on with the run: how it stands is for that one to say.
-        goes_on = any(other.owner and other.epoch > writer.epoch for other in self._log.streams(run.run_id))
         try:
             for items in reader.read(row.next_seq):
                 if self._stopping.is_set():
@@ -203,7 +209,15 @@ class Adopter:
         except ImplausibleSpool as error:
             problem = str(error)
         if writer.owner and not feed.ended and not goes_on:
-            feed.put_batch(_killed(feed.position, _time_of_death(spool, feed.last_wall_time)))
+            if not problem and self._restarts.pending(spool.path, info.writer):
+                feed.flush()
+                self._restarts.wait(spool.path)
+                return True
+            # An attempt that was not the last has left its end, or another one has said how the run ended.
+            may_be_said = "restarts" in info.writer and "end" not in info.writer
+            goes_on = may_be_said and (self._has_end(spool) or not self._runs(run.run_id))
+            if not goes_on:
+                feed.put_batch(_end(info, feed.position, _time_of_death(spool, feed.last_wall_time)))
         feed.flush()
         if writer.owner and not goes_on and not self._log.open_stream(run, writer).ended:
             return True  # the writer's last frames came in between, beyond what its damaged spool has: again from there
@@ -221,13 +235,49 @@ class Adopter:
         return Feed(self._committer, row, self._log.dictionary(row.stream), blobs)
 
     def _adopt_claim(self, spool: SpoolDirectory, info: SpoolInfo) -> bool:
-        """The owner of a run died that had written nothing of it itself, as launchers do: the run ends with its last writer."""
-        if any(path != spool.path for path in spool.path.parent.iterdir()):
+        """The owner of a run died that had written nothing of it itself, as launchers do: the run ends with its last writer.
+
+        Or it has left how the run ends, should it not be started again.
+        """
+        run_id = str(info.run["run_id"])
+        later = (other for other in self._log.streams(run_id) if other.owner and other.epoch > info.epoch)
+        if "end" in info.writer and any(later):
+            spool.remove()  # the next attempt has begun
+            return False
+        if self._restarts.waits(spool.path, info.writer):
             return True
-        if any(run.status is RunStatus.RUNNING for run in self._log.runs(str(info.run["run_id"]))):
+        if self._restarts.pending(spool.path, info.writer):
+            self._restarts.wait(spool.path)
+            return True
+        others = [path for path in spool.path.parent.iterdir() if path != spool.path]
+        if not all(map(self._is_claim, others)):
+            return True
+        if "end" in info.writer and any(0 < self._time_of_end(path) < self._time_of_end(spool.path) for path in others):
+            return True  # what failed first is what the run failed of
+        if self._runs(run_id):
             return self._adopt(spool, info)
         spool.remove()  # nobody wrote anything, or the end was said
         return False
+
+    def _is_claim(self, path: Path) -> bool:
+        try:
+            return bool(self._spools.info(SpoolDirectory(path)).writer.get("claim"))
+        except (OSError, ValueError):
+            return False
+
+    def _has_end(self, spool: SpoolDirectory) -> bool:
+        """Whether an attempt of a spool's run has left how the run ends."""
+        return any(self._time_of_end(path) for path in spool.path.parent.iterdir() if path != spool.path)
+
+    def _time_of_end(self, path: Path) -> float:
+        """Of an end that is left in a spool; 0.0 where there is none."""
+        try:
+            return float(self._spools.info(SpoolDirectory(path)).writer["end"]["wall_time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def _runs(self, run_id: str) -> bool:
+        return any(run.status is RunStatus.RUNNING for run in self._log.runs(run_id))
 
     def _tell(self, spool: SpoolDirectory, row: StreamRow, feed: Feed) -> None:
         adopted = feed.position - row.next_seq
@@ -285,9 +335,15 @@ def _without_end(item: SpoolItem) -> SpoolItem:
     return SpoolVoid(item.seq) if isinstance(item, SpoolBlob) and item.kind is BlobKind.RUN_END else item
 
 
-def _killed(position: int, wall_time: float) -> records.Batch:
-    """The end of a run whose owner did not say it."""
+def _end(info: SpoolInfo, position: int, wall_time: float) -> records.Batch:
+    """The end of a run whose owner did not say it: as it was left for this case, or killed."""
     end = records.RunEnd(status=codec.status_to_wire(RunStatus.KILLED), reason=_KILLED, wall_time=wall_time)
+    try:
+        left = info.writer["end"]
+        status, reason, ended = RunStatus(left["status"]), str(left["reason"]), float(left["wall_time"])
+        end = records.RunEnd(status=codec.status_to_wire(status), reason=reason, wall_time=ended)
+    except (KeyError, TypeError, ValueError):
+        pass  # nothing is left, or it is damaged
     return records.Batch(first_seq=position, count=1, events=[records.Event(run_end=end)])
 
 

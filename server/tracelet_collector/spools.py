@@ -31,6 +31,7 @@ class Spools:
 
     Attributes:
         read_along: for spools of living writers, the first position that is not in the log.
+        waiting: spools whose records are all in the log, and which stay because their writer may be started again.
     """
 
     def __init__(self, home: Path) -> None:
@@ -39,6 +40,7 @@ class Spools:
         self._held: set[Path] = set()
         self._infos: dict[Path, SpoolInfo] = {}
         self.read_along: dict[Path, int] = {}
+        self.waiting: set[Path] = set()
 
     def all(self) -> list[SpoolDirectory]:
         """All spools, oldest run first. What is remembered of others is forgotten."""
@@ -93,6 +95,8 @@ class Spools:
 
     def _is_pending(self, spool: SpoolDirectory) -> bool:
         try:
+            if spool.path in self.waiting:
+                return False
             with self._locking:
                 if spool.path in self._held:
                     return True

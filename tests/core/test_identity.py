@@ -122,8 +122,8 @@ class TestResuming:
             assert (run.name, run.project, run.plan.group) == (f"{run_id} as it was", "p", "g")
         (line,) = capfd.readouterr().err.splitlines()
         assert line.endswith("goes on as it was begun; not as said now: exp_name, project")
-        (tags,) = here.records(run.name, Tags)
-        assert tags.values == {"attempt": "3"}
+        said = [tags.values for tags in here.records(run.name, Tags)]
+        assert said == [{"tracelet.attempt": "2"}, {"tracelet.attempt": "3"}, {"attempt": "3"}]
 
     def test_its_trackers_stay(self, home: Path, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
         first = tracelet.start_logging(run_id=run_id, backend_url="http://127.0.0.1:1")
@@ -295,8 +295,8 @@ class TestWhatItSays:
             ({"run_id": 7}, "run_id=7 makes no sense"),
             ({"resume": "auto"}, "pass run_id too"),
             ({"resume": "must"}, "pass run_id too"),
-            ({"run_id": "r", "resume": "always"}, "choose 'never', 'auto' or 'must'"),
-            ({"run_id": "r", "resume": ["auto"]}, "choose 'never', 'auto' or 'must'"),
+            ({"run_id": "r", "resume": "always"}, "give never, auto, must or checkpoint"),
+            ({"run_id": "r", "resume": ["auto"]}, "give never, auto, must or checkpoint"),
             ({"run_id": "r", "parent": "r"}, "does not belong to itself"),
             ({"parent": "../x"}, "parent='../x'"),
             ({"group": ""}, "group=''"),

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.clients import Client, client
 from tracelet.core import ranks
+from tracelet.core.jobs import ELASTIC
 
 
 @pytest.fixture(scope="module")
@@ -19,5 +20,12 @@ def shared() -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def _no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     launchers = {name for names in ranks._ALL for name in names}
-    for name in launchers | {"NODE_RANK", "TORCHELASTIC_RUN_ID", "PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID"}:
+    for name in launchers | {
+        "NODE_RANK",
+        "TORCHELASTIC_RUN_ID",
+        "PMIX_NAMESPACE",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_ID",
+        *ELASTIC,
+    }:
         monkeypatch.delenv(name, raising=False)

@@ -151,3 +151,4 @@ def test_each_run_of_a_script_has_its_id() -> None:
     assert len({shared_run_id(me, number, ["train.py"]) for number in range(3)}) == 3
     assert shared_run_id(me, 0, ["train.py"]) == shared_run_id(Rank(1, 2, 1, "job"), 0, ["train.py"])
     assert shared_run_id(Rank(0, 2), 0, []) == ""
+    assert shared_run_id(me, 1, [], attempt=2) != shared_run_id(me, 1, []) == shared_run_id(me, 1, [], attempt=1)

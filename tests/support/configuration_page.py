@@ -21,6 +21,8 @@ BEGIN, END = "<!-- settings: written by tests/support/configuration_page.py -->\
 # Where the guide tells more.
 MORE = {
     "home": "[On a network file system](../guide/troubleshooting.md#a-home-on-nfs-lustre-or-fuse)",
+    "id": "[Preempted jobs](../guide/preempted-jobs.md)",
+    "resume": "[Preempted jobs](../guide/preempted-jobs.md)",
     "writer_prefix": "[Labels](../guide/unmodified-code.md#names-and-labels)",
     "retention_days": "[Retention](../guide/retention.md)",
     "retention_bytes": "[Retention](../guide/retention.md)",
@@ -34,6 +36,7 @@ MORE = {
 MADE = {
     "home": "the platform's state directory (`~/.local/state/tracelet`)",
     "run_name": "the script's name and the time",
+    "id": "a new one",
     "spool_cap_bytes": "2 GiB, or a tenth of the disk",
     "optimizer_every": "each one's own rhythm: every step of a population optimizer, every 50th of an ordinary one",
 }

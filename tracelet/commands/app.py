@@ -51,6 +51,13 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="N", help="The run's name.  [default: script and time]")] = None,
     backend: Annotated[str | None, typer.Option(metavar="B", help="Tracker, or several: a,b.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", show_default=False, help="The run's id.  [default: a new one]")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="R", show_default=False, help="A run of that id: auto, must, checkpoint or never."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Do not end before everything is delivered.")] = False,
 ) -> None:
     """Run a command, and record what it logs. Its code, process and exit code stay what they are.
@@ -67,7 +74,8 @@ def run(
     from tracelet.launch.arguments import Asked
     from tracelet.launch.start import start
 
-    raise typer.Exit(start(command or [], Asked(project=project, name=name, backend=backend, wait=wait)))
+    asked = Asked(project=project, name=name, backend=backend, id=run_id, resume=resume, wait=wait)
+    raise typer.Exit(start(command or [], asked))
 
 
 @app.command()

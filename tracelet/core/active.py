@@ -38,6 +38,7 @@ __all__ = [
     "lent",
     "muted",
     "put_back",
+    "renamed",
     "running",
     "set_aside",
     "superseded",
@@ -206,6 +207,16 @@ def end(run: Experiment) -> None:
         _tasks.pop(run.id, None)
         if _context.get() is run:
             _context.set(_around(nesting.around(run)))
+        _choose()
+
+
+def renamed(run: Experiment, before: str) -> None:
+    """A run has another id now."""
+    with _changing:
+        if _running.get(before) is run:
+            _running[run.id] = _running.pop(before)
+        if before in _tasks:
+            _tasks[run.id] = _tasks.pop(before)
         _choose()
 
 

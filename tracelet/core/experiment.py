@@ -10,12 +10,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-from tracelet.core import identity
+from tracelet.core import attempts, identity
 from tracelet.core.artifacts import ArtifactLog
 from tracelet.core.labels import MEASURED, LabelTable
 from tracelet.core.labelstore import LabelStore
@@ -24,7 +23,7 @@ from tracelet.core.logbook import Logbook
 from tracelet.core.media import MediaLog
 from tracelet.core.metrics import MetaValue, MetricType, RunStatus
 from tracelet.core.occasions import Occasions
-from tracelet.core.plan import BackendTarget, RunPlan, new_run_id
+from tracelet.core.plan import BackendTarget, RunPlan, StopReport, new_run_id
 from tracelet.core.processes import Birth, birth, grpc_is_lost, known, pickled_above, remember
 from tracelet.core.processing import Processing, Processor
 from tracelet.core.recorder import Recorder
@@ -40,21 +39,6 @@ _BEGINNING = Guard("beginning the run")
 _SEEN = Guard("recording a writer")
 
 
-@dataclass(frozen=True, slots=True)
-class StopReport:
-    """How a stop went.
-
-    Attributes:
-        durable: everything is in the collector's log.
-        kept_in: if not, where the rest is.
-        lost: records that are nowhere any more: the disk had no room for them.
-    """
-
-    durable: bool
-    kept_in: Path | None = None
-    lost: int = 0
-
-
 class Experiment(Logbook, MediaLog, ArtifactLog):
     """A run that records.
 
@@ -68,6 +52,7 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         on_leave: what the end of `with` calls, with the exception that leaves the block.
         began_during: what tells the exception that was being handled when it began; see `tracelet.exits`.
         occasions: when more may be told about it.
+        goes_on: it was stopped, and its launcher is about to start it again.
     """
 
     def __init__(self, plan: RunPlan, *, enabled: bool = True) -> None:
@@ -84,11 +69,13 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         self._ended = False
         self._owner = plan.owner
         self._forked = False  # a writer in a child: it has a spool and nothing else, and the collector reads that along
+        self._attempt, self.goes_on = 1, False
+        self._again: attempts.Restarts | None = None
         self._stray = False  # a copy that came from elsewhere and records nothing
         self._writer_id = os.urandom(16).hex()
         self._counters: dict[tuple[str, str], count[int]] = {}
         store = LabelStore(plan.home, plan.run_id) if enabled else None
-        self._labels = LabelTable(plan.prefix, store, plan.resumed and plan.owner)
+        self._labels = LabelTable(plan.prefix, store, plan.resumed)
         self._told_labels: dict[str, None] = {}
         self._links = Links()
         self._status = RunStatus.RUNNING
@@ -113,6 +100,11 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
     def is_owner(self) -> bool:
         """This process began the run, and ends it."""
         return self._owner
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the run this is: 1 for who begins it, one more for each who goes on with it."""
+        return self._attempt
 
     @property
     def status(self) -> RunStatus:
@@ -233,9 +225,12 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         """Change the plan, as long as nothing is recorded."""
         if self.begun:
             return
-        if plan.prefix != self.plan.prefix:
-            self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id))
-        self.plan, self.name, self.project = plan, plan.name, plan.project
+        if (plan.prefix, plan.run_id) != (self.plan.prefix, self.id):
+            seen = self._labels.writers()
+            self._labels = LabelTable(plan.prefix, LabelStore(plan.home, plan.run_id), plan.resumed)
+            for log_dir in seen:
+                self._labels.seen(log_dir)
+        self.plan, self.id, self.name, self.project = plan, plan.run_id, plan.name, plan.project
 
     def __enter__(self) -> Experiment:
         return self
@@ -269,12 +264,14 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
             self.occasions.ending()
             self._finish_artifacts()
             self._stopped, self._status = True, status
+            if status is RunStatus.FAILED and not self._owner:
+                attempts.leave_reason(self.plan, reason)
         if (recorder := self._recorder) is None:
             return
         if self._processing is not None:
             self._processing.finish(self.plan.stop_timeout)
         if self._owner and not self._ended:
-            recorder.end(status, reason)
+            self.goes_on = attempts.say_end(self.plan, recorder, self._again, self._attempt, status, reason)
             self._ended = True
         recorder.spool.seal()
         if self._sender is not None:
@@ -320,8 +317,8 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         if winner is not mine:
             mine.spool.close(remove=True)
             return winner
-        if self.plan.resumed and self._owner:
-            mine.resumed()
+        if not self._forked and (self._owner or self.plan.resumed):
+            self._attempt = attempts.begin(self.plan, mine)
         self._recorder = mine
         if self.plan.carried and not self._forked:
             self._carry(mine.spool)
@@ -350,6 +347,9 @@ class Experiment(Logbook, MediaLog, ArtifactLog):
         plan = self.plan
         run = plan.run_spec()
         writer = {"writer_id": self._writer_id, "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
+        self._again = attempts.restarts() if self._owner else None
+        if self._again is not None:
+            writer["restarts"] = self._again.said()
         # By the clock, but never the same twice: it may stand still (a test's) or jump back.
         for epoch in count(max(time.time_ns(), 1)):
             try:
@@ -394,6 +394,6 @@ def _find(plan: RunPlan, active: bool, pickler: Birth) -> Experiment:
     if not active:
         return Experiment(plan, enabled=False)
     joins = pickled_above(pickler)
-    copy = Experiment(replace(plan, owner=False), enabled=joins)
+    copy = Experiment(replace(plan, owner=False, resumed=False), enabled=joins)
     copy._forked, copy._stray = True, not joins
     return copy

@@ -26,7 +26,7 @@ from tracelet.transport.background import importing
 
 __all__ = ["KnownRun", "Resume", "claim", "find", "recall", "resumed", "take"]
 
-Resume: TypeAlias = Literal["never", "auto", "must"]
+Resume: TypeAlias = Literal["never", "auto", "must", "checkpoint"]
 
 _FORMAT: Final = 1
 _PATIENCE: Final = 0.15  # seconds that start_logging has for a collector's answer
@@ -125,7 +125,7 @@ def find(home: Path, run_id: str, resume: Resume) -> KnownRun | None:
     """
     known, silent = recall(home, run_id), False
     # Importing gRPC takes a tenth of a second; and where a collector has such a run after all, that one goes on all the same.
-    if known is None and (resume != "auto" or "grpc" in sys.modules):
+    if known is None and (resume in ("never", "must") or "grpc" in sys.modules):
         known, silent = _ask(home, run_id)
     if known is not None and resume == "never":
         raise ConfigurationError(
@@ -137,6 +137,18 @@ def find(home: Path, run_id: str, resume: Resume) -> KnownRun | None:
             f"no run {run_id!r} is known in {home}{also}: pass resume='auto' to begin one where there is none"
         )
     return known
+
+
+def begun_before(home: Path, run_id: str) -> KnownRun | None:
+    """The run of an id to which an earlier attempt came by itself; None: there was none, or it was elsewhere.
+
+    Nobody chose the id, so what is wrong with the file is said, and no error.
+    """
+    try:
+        return recall(home, run_id)
+    except ConfigurationError as error:
+        say(str(error))
+        return None
 
 
 def resumed(asked: RunPlan, known: KnownRun, given: Set[str]) -> RunPlan:

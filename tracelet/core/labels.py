@@ -92,6 +92,10 @@ class LabelTable:
             self._seen.setdefault(normalise(log_dir), True)
             self._origin(normalise(log_dir))
 
+    def writers(self) -> list[str]:
+        """The log dirs of the SummaryWriters that exist."""
+        return list(self._seen)
+
     def label(self, log_dir: str) -> str:
         """The label of a writer, decided when it is asked for first: at the writer's first point.
 

@@ -98,6 +98,8 @@ class Options:
         home: where spools, the local collector's log and its endpoint lie; None for the platform's state directory.
         project: MLflow experiment, W&B project, ClearML project.
         run_name: the run's name; None for one made of the script's name and the time.
+        id: the id of the first run that a script begins; None for a new one.
+        resume: what becomes of a run that there is with an id: see `tracelet.core.identity`.
         backend: trackers to deliver to.
         disabled: nothing is recorded, every call is a no-op.
         writer_prefix: when metrics carry the label of their SummaryWriter: see `tracelet.core.labels`.
@@ -133,6 +135,8 @@ class Options:
     home: Path | None = None
     project: str = "default"
     run_name: str | None = None
+    id: str | None = None
+    resume: Literal["never", "auto", "must", "checkpoint"] = "never"
     backend: tuple[str, ...] = EXPORTERS[:1]
     disabled: bool = False
     writer_prefix: WriterPrefix = "auto"

@@ -181,6 +181,8 @@ PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "home": _path,
     "project": _text,
     "run_name": _text,
+    "id": _run_id,
+    "resume": _one_of("never", "auto", "must", "checkpoint"),
     "backend": _backends,
     "disabled": _flag,
     "writer_prefix": _one_of("auto", "always", "never"),

@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from tracelet.core import active
+from tracelet.core.jobs import said
 from tracelet.core.plan import BackendTarget, RunPlan
 from tracelet.core.processes import came_by_fork, run_above
 from tracelet.core.ranks import rank, shared_run_id
@@ -50,6 +51,8 @@ class Place:
         parent: the run that it belongs to, as a run of its own; empty for none.
         silent: it records nothing.
         rank_label: what goes before the names of its metrics.
+        first: this process starts none before it.
+        ranked: other ranks may have begun it.
     """
 
     run_id: str = ""
@@ -58,21 +61,36 @@ class Place:
     parent: str = ""
     silent: bool = False
     rank_label: str = ""
+    first: bool = False
+    ranked: bool = False
+
+    @property
+    def is_top(self) -> bool:
+        """It is what the settings say of the script's run: the first one, and not below that of another process."""
+        return self.first and not self.joins and not self.parent
 
 
-def take_place(options: Options) -> Place:
-    """The place of a run that starts now. Asked once for each: ranks count their runs."""
-    above, me = _above(), rank()
-    shared = "" if me is None else shared_run_id(me, next(_started))
+def take_place(options: Options, *, nested: bool = False) -> Place:
+    """The place of a run that starts now. Asked once for each: ranks count their runs.
+
+    Args:
+        options: the settings.
+        nested: it is within another run of this process. Then it is a new one in each attempt: which of those before it is
+            the same, an attempt that begins in the middle could not tell by its number.
+    """
+    above, me, number = _above(), rank(), next(_started)
+    attempt = said() if nested else 1
+    shared = "" if me is None else shared_run_id(me, number, attempt=attempt)
     if me is not None and me.rank > 0 and options.ranks == "first":
-        return Place(above or shared, owner=False, silent=True)
+        return Place(above or shared, owner=False, silent=True, first=number == 0)
     label = rank_label()
     joins = options.child_runs == "join"
     if above and joins and (active.superseded() is None or _joined.get(above) != os.getpid()):
         _joined[above] = os.getpid()
         return Place(above, joins=True, owner=False, rank_label=label)
     # Where ranks share nothing, each has a run of its own.
-    return Place(shared, owner=not label or not shared, parent="" if joins else above, rank_label=label)
+    owner, parent = not label or not shared, "" if joins else above
+    return Place(shared, owner=owner, parent=parent, rank_label=label, first=number == 0, ranked=me is not None)
 
 
 def as_asked(place: Place, run_id: str | None) -> Place:

@@ -1,4 +1,4 @@
-"""What a run is to be, decided before it begins."""
+"""What a run is to be, decided before it begins; and how its stop went."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tracelet.core.labels import WriterPrefix
 from tracelet.errors import ConfigurationError
 from tracelet.transport.local import Starting
 
-__all__ = ["BackendTarget", "RunPlan", "check_run_id", "new_run_id"]
+__all__ = ["BackendTarget", "RunPlan", "StopReport", "check_run_id", "new_run_id"]
 
 _LONGEST_RUN_ID = 128  # bytes: it is a folder's name, and part of others
 
@@ -140,3 +140,18 @@ class RunPlan(_Kept):
         # Left out when empty: a collector before wire minor 1 reads the spools of runs that do not use them.
         more = {"parent": self.parent, "group": self.group, "notes": self.notes, "tags": dict(self.tags)}
         return spec | {field: value for field, value in more.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """How a stop went.
+
+    Attributes:
+        durable: everything is in the collector's log.
+        kept_in: if not, where the rest is.
+        lost: records that are nowhere any more: the disk had no room for them.
+    """
+
+    durable: bool
+    kept_in: Path | None = None
+    lost: int = 0

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tracelet.guard import Guard
 from tracelet.transport.background import EXITING
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Birth",
+    "Launcher",
     "batch_job",
     "birth",
     "came_by_fork",
     "given",
     "grpc_is_lost",
     "home_above",
+    "is_python",
     "known",
     "launcher_of",
     "leave_to_children",
     "pickled_above",
     "put_back",
     "remember",
+    "renamed",
     "run_above",
     "run_is_ours",
     "set_aside",
@@ -43,6 +46,21 @@ __all__ = [
 ]
 
 Birth: TypeAlias = tuple[int, str]
+
+
+class Launcher(NamedTuple):
+    """A process that starts others.
+
+    Attributes:
+        boot: of its machine.
+        pid: its number.
+        started: when, in the kernel's ticks; empty where nobody says.
+    """
+
+    boot: str
+    pid: int
+    started: str
+
 
 _FORKING = Guard("leaving the parent's spool after a fork")
 _runs: weakref.WeakSet[Experiment] = weakref.WeakSet()
@@ -117,6 +135,15 @@ def leave_to_children(run: Experiment | None) -> None:
             os.environ[name] = ""  # whoever copies it in another thread would miss a name that he has just seen
 
 
+def renamed(before: str, run_id: str) -> None:
+    """The run that the environment names has another id now."""
+    global _before
+    if os.environ.get("TRACELET_RUN_ID") == before:
+        os.environ["TRACELET_RUN_ID"] = run_id
+    if _before is not None and _before["TRACELET_RUN_ID"] == before:
+        _before = {**_before, "TRACELET_RUN_ID": run_id}
+
+
 def set_aside() -> Mapping[str, str | None] | None:
     """Forget for a while what the environment said before this process left a run there. It goes to `put_back`."""
     global _before
@@ -171,19 +198,27 @@ def was_given(pid: int, variable: str) -> bool:
         return False  # another user's
 
 
-def launcher_of(variable: str) -> str:
-    """What tells the process that gave this one a variable, and its likes, from all others of all times.
+def launcher_of(variable: str) -> Launcher | None:
+    """The process that gave this one a variable, and its likes.
 
     Returns:
-        Its machine, number and start. Empty when this process has the variable from a Python that was given it too: then it
-        is not one of those that the launcher started, but a child of one.
+        What tells it from all others of all times. None when this process has the variable from a Python that was given it
+        too: then it is not one of those that the launcher started, but a child of one.
     """
     pid = os.getppid()
     while pid > 0 and was_given(pid, variable) and (said := _stat(pid)):
         if _program(pid) == _program(os.getpid()):
-            return ""
+            return None
         pid = int(said[1])  # a shell between the two
-    return f"{_boot()} {pid} {_started(pid)}"
+    return Launcher(_boot(), pid, _started(pid))
+
+
+def is_python(pid: int) -> bool:
+    """Whether a process runs a Python; yes, where nobody can tell."""
+    if not Path("/proc/self/exe").exists():
+        return True
+    program = _program(pid)
+    return program == _program(os.getpid()) or "python" in os.path.basename(program)
 
 
 def _program(pid: int) -> str:

@@ -60,7 +60,7 @@ def rank() -> Rank | None:
     return initialised
 
 
-def shared_run_id(me: Rank, number: int, arguments: Sequence[str] | None = None) -> str:
+def shared_run_id(me: Rank, number: int, arguments: Sequence[str] | None = None, *, attempt: int = 1) -> str:
     """The run id that all ranks of a launch come to by themselves; empty when they have nothing in common.
 
     A rank that its launcher starts again comes to the same.
@@ -69,6 +69,7 @@ def shared_run_id(me: Rank, number: int, arguments: Sequence[str] | None = None)
         me: this process.
         number: how many runs it started before: the ranks of one script start the same ones.
         arguments: the script's, by default; two scripts that a rank runs one after the other are two runs.
+        attempt: of a run that is another one in each attempt.
     """
     if not me.job:
         return ""
@@ -76,7 +77,7 @@ def shared_run_id(me: Rank, number: int, arguments: Sequence[str] | None = None)
     for at in reversed(range(len(words))):
         if found := _LOCAL_RANK_ARGUMENT.fullmatch(words[at]):
             del words[at : at + (1 if found[1] else 2)]
-    said = "\0".join([me.job, str(number), *words])
+    said = "\0".join([me.job, str(number) if attempt == 1 else f"{number} of attempt {attempt}", *words])
     return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -135,4 +136,4 @@ def _job(variable: str, size: int, local_size: int | None) -> str:
     if local_size is not None and local_size < size:
         return named  # nodes have nothing else in common that later launches do not have too
     launcher = launcher_of(variable)
-    return f"{named} {launcher}".strip() if launcher else ""
+    return f"{named} {launcher.boot} {launcher.pid} {launcher.started}".strip() if launcher else ""

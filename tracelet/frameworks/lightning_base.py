@@ -31,8 +31,10 @@ class LightningBase(Framework):
     Args:
         capture: record what modules log.
         artifacts: files that become artifacts: "checkpoints", "exports", "profiles".
+        resumes: checkpoints name the run, and a training that goes on from one goes on with it.
 
     Attributes:
+        resumes: likewise.
         artifacts: those that are kept.
         recent: what the script gave to loggers by itself.
         met: classes of loggers that are patched.
@@ -47,13 +49,15 @@ class LightningBase(Framework):
     beside: ClassVar[tuple[weakref.ref[Any], ...]]
     explicit: ClassVar[bool] = False
     _files_wanted: ClassVar[bool] = False
+    _resumes_wanted: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.met, cls.beside = set(), ()
 
-    def __init__(self, capture: bool = True, artifacts: tuple[str, ...] = ()) -> None:
-        super().__init__(captures=capture or bool(artifacts))
+    def __init__(self, capture: bool = True, artifacts: tuple[str, ...] = (), resumes: bool = False) -> None:
+        super().__init__(captures=capture or bool(artifacts) or resumes)
+        self.resumes = resumes
         self.capture = capture
         self.artifacts = frozenset(artifacts)
         self.recent = Recent()
@@ -61,7 +65,11 @@ class LightningBase(Framework):
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
         """What a run's settings say about Lightning."""
-        return {"capture": options.lightning.capture, "artifacts": options.capture_artifacts}
+        return {
+            "capture": options.lightning.capture,
+            "artifacts": options.capture_artifacts,
+            "resumes": options.resume == "checkpoint",
+        }
 
     @classmethod
     def switched_off(cls, options: Options) -> list[str]:
@@ -72,6 +80,8 @@ class LightningBase(Framework):
         """Record the library's calls; see `Framework.start_tracking`."""
         if self.artifacts:
             type(self)._files_wanted = True
+        if self.resumes:
+            type(self)._resumes_wanted = True
         super().start_tracking()
 
     @classmethod
@@ -101,6 +111,7 @@ class LightningBase(Framework):
     def places(cls) -> list[Place]:
         """Where Lightning is listened to."""
         from tracelet.frameworks import (
+            lightning_checkpoints,
             lightning_events,
             lightning_files,
             lightning_media,
@@ -110,6 +121,8 @@ class LightningBase(Framework):
         )
 
         parts = [lightning_metrics, lightning_params, lightning_trainer, lightning_media, lightning_events]
+        if cls._resumes_wanted:
+            parts.append(lightning_checkpoints)
         if cls._files_wanted:
             parts.append(lightning_files)
         return [place for part in parts for place in part.places(cls)]
@@ -125,7 +138,7 @@ class LightningBase(Framework):
     @classmethod
     def unpatch(cls) -> None:
         """Take the patches off; when they are not on, do nothing."""
-        cls._files_wanted = False
+        cls._files_wanted = cls._resumes_wanted = False
         super().unpatch()
         cls.met.clear()
         cls.beside = ()

@@ -11,6 +11,7 @@ from typing import Any
 
 from tracelet.core import active
 from tracelet.frameworks.lightning_base import LightningBase
+from tracelet.frameworks.lightning_checkpoints import resume
 from tracelet.frameworks.lightning_metrics import meet
 from tracelet.frameworks.lightning_params import note_arguments
 from tracelet.frameworks.places import Place
@@ -30,6 +31,10 @@ def places(library: Library) -> list[Place]:
             note_arguments(trainer, args, kwargs)
             meet(library, trainer)
 
+    def resuming(trainer: Any, model: Any = None, ckpt_path: Any = None, *_: Any, **__: Any) -> None:
+        if ckpt_path is not None:
+            resume(library, trainer, ckpt_path)
+
     def trying_out(trainer: Any, model: Any = None, *_: Any, **__: Any) -> bool:
         meet(library, trainer)
         if getattr(trainer, "fast_dev_run", False):
@@ -43,13 +48,15 @@ def places(library: Library) -> list[Place]:
     always = _muted_while(library, lambda *_, **__: True)
     return [
         Place(".trainer.trainer", "Trainer", "__init__", after("meeting a Trainer", constructed)),
-        Place(".trainer.trainer", "Trainer", "_run", _muted_while(library, trying_out)),
+        Place(".trainer.trainer", "Trainer", "_run", _muted_while(library, trying_out, resuming)),
         Place(".callbacks.lr_finder", "LearningRateFinder", "lr_find", always),
         Place(".callbacks.batch_size_finder", "BatchSizeFinder", "scale_batch_size", always),
     ]
 
 
-def _muted_while(library: Library, tries: Callable[..., bool]) -> Callable[[Switch], Wrapper]:
+def _muted_while(
+    library: Library, tries: Callable[..., bool], first: Callable[..., None] | None = None
+) -> Callable[[Switch], Wrapper]:
     def build(switch: Switch) -> Wrapper:
         def wrapper(
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -57,6 +64,8 @@ def _muted_while(library: Library, tries: Callable[..., bool]) -> Callable[[Swit
             mute = False
             if switch.on:
                 try:
+                    if first is not None:
+                        first(instance, *args, **kwargs)
                     mute = library.of_run() is not None and tries(instance, *args, **kwargs)
                 except Exception as error:
                     swallow("seeing whether Lightning only tries the script out", error)

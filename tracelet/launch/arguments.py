@@ -19,17 +19,21 @@ class Asked:
         project: MLflow experiment, W&B project, ClearML project.
         name: the run's name.
         backend: tracker, or several, as "a,b".
+        id: the run's id.
+        resume: what becomes of a run that there is with that id.
         wait: do not end before everything is delivered.
     """
 
     project: str | None = None
     name: str | None = None
     backend: str | None = None
+    id: str | None = None
+    resume: str | None = None
     wait: bool = False
 
 
 # option -> whether it takes a value
-OPTIONS: Final = {"--project": True, "--name": True, "--backend": True, "--wait": False}
+OPTIONS: Final = {"--project": True, "--name": True, "--backend": True, "--id": True, "--resume": True, "--wait": False}
 
 
 def read(words: Sequence[str]) -> tuple[list[str], Asked] | None:

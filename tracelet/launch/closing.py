@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tracelet.core import active
+from tracelet.core.attempts import reason_of
 from tracelet.core.experiment import BackendTarget, Experiment
 from tracelet.core.links import Link
 from tracelet.core.processes import given
@@ -18,7 +19,7 @@ from tracelet.guard import guard, say
 from tracelet.launch import claim
 from tracelet.transport import local
 
-__all__ = ["begin", "begin_if_others_recorded", "lines"]
+__all__ = ["begin", "begin_if_others_recorded", "lines", "worker_reason"]
 
 _PATIENCE: Final = 0.5  # for trackers to have said where the run is
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what is its own name in W&B
@@ -65,6 +66,16 @@ def begin_if_others_recorded(*, ask: bool = True) -> bool:
         return False
     run.begin()
     return True
+
+
+def worker_reason(error: BaseException | None) -> str:
+    """Why torchrun failed: what ended the worker that failed first, of the last attempt; empty for any other exception."""
+    if type(error).__name__ != "ChildFailedError" or (run := _own_run()) is None:
+        return ""
+    from tracelet.launch.forward import describe
+
+    rank, failure = error.get_first_failure()  # type: ignore[union-attr]
+    return reason_of(run.plan, failure.pid) or f"rank {rank}: {describe(failure.exitcode)}"
 
 
 def _own_run() -> Experiment | None:

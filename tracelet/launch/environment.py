@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tracelet.core.experiment import new_run_id
+from tracelet.core.plan import new_run_id
 from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command
 from tracelet.launch.interpreter import Interpreter
@@ -22,6 +22,8 @@ def leave(
     command: Command,
     interpreter: Interpreter,
     modules: tuple[str, ...],
+    run_id: str = "",
+    goes_on: bool = False,
 ) -> dict[str, str]:
     """The environment of a command.
 
@@ -32,6 +34,8 @@ def leave(
         command: what it starts.
         interpreter: the Python that has tracelet there.
         modules: modules whose import makes a child of the command record.
+        run_id: the run's id; by default a new one.
+        goes_on: it was begun before.
 
     Returns:
         All variables. A run has one id, name and owner in all of its processes; the owner is this process, whose id the
@@ -41,11 +45,13 @@ def leave(
     me = str(os.getpid())
     nested = "TRACELET_RUN_ID" in given and given.get("TRACELET_RUN_OWNER") == me
     if not nested:
-        environment["TRACELET_RUN_ID"] = new_run_id()
+        environment["TRACELET_RUN_ID"] = run_id or new_run_id()
         environment["TRACELET_RUN_OWNER"] = me
         environment["TRACELET_RUN_DIR"] = str(Path.cwd())
-        for of_the_run_above in ("TRACELET_RUN_HOME", "TRACELET_RUN_JOB"):
-            environment.pop(of_the_run_above, None)
+        for of_another in ("TRACELET_RUN_HOME", "TRACELET_RUN_JOB", "TRACELET_RUN_GOES_ON", "TRACELET_ID"):
+            environment.pop(of_another, None)
+        if goes_on:
+            environment["TRACELET_RUN_GOES_ON"] = "1"
         if given.get("TRACELET_RUN_OWNER"):
             # The name, and that it was given, are those of the run that this process was started in.
             environment.pop("TRACELET_RUN_NAME", None)
@@ -60,6 +66,8 @@ def leave(
         environment["TRACELET_PROJECT"] = asked.project
     if asked.backend is not None:
         environment["TRACELET_BACKEND"] = asked.backend
+    if asked.resume is not None:
+        environment["TRACELET_RESUME"] = asked.resume
     if asked.wait:
         environment["TRACELET_WAIT"] = "1"
     if home is not None:

@@ -48,7 +48,7 @@ def _run(kind: str, target: str, safe: bool, told: _Told) -> None:
     except BaseException as error:
         # The interpreter dies of an interrupt by the signal itself.
         code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-        told.exit(code, f"{type(error).__name__}: {error}".removesuffix(": ")[:500])
+        told.exit(code, f"{type(error).__name__}: {error}".removesuffix(": ")[:500], error)
         _hide_our_frames()
         raise
     told.exit(0, "")
@@ -159,7 +159,7 @@ class _Told:
         with guard("beginning the run"):
             closing.begin()
 
-    def exit(self, code: int, reason: str) -> None:
+    def exit(self, code: int, reason: str, error: BaseException | None = None) -> None:
         """The script is over, with this exit code, or dies of a signal: then minus its number."""
         if "tracelet.launch.closing" not in sys.modules:
             return
@@ -169,6 +169,8 @@ class _Told:
 
         with guard("noting the script's end"):
             exits.note(code, reason)
+            if words := closing.worker_reason(error):
+                exits.note(code, words)
             closing.begin_if_others_recorded()
 
 

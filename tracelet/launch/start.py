@@ -16,6 +16,7 @@ from tracelet.guard import guard, say
 from tracelet.launch.arguments import Asked
 from tracelet.launch.command import Command, Kind, understand
 from tracelet.launch.environment import leave
+from tracelet.launch.identifying import identify
 from tracelet.launch.interpreter import Interpreter, examine
 
 __all__ = ["start"]
@@ -37,15 +38,17 @@ def start(words: Sequence[str], asked: Asked) -> int:
         TraceletError: the command was not started; the message says why.
     """
     command = understand(words)
-    options = Options.load().override(run_name=asked.name, project=asked.project, backend=asked.backend)
+    said = {"run_name": asked.name, "project": asked.project, "backend": asked.backend}
+    options = Options.load().override(**said, id=asked.id, resume=asked.resume)
     if options.disabled:
         _replace(command.program, _plain(command), os.environ)
-    usable_home(options.home)
+    home = usable_home(options.home)
     for kind in options.backend:
         check(kind)
     interpreter = examine(command, options.backend, plugins=options.plugins)
     modules = (*_intercepted(), *interpreter.plugins)
-    environment = leave(os.environ, asked, options.home, command, interpreter, modules)
+    run_id, goes_on = identify(options, asked, home, words)
+    environment = leave(os.environ, asked, options.home, command, interpreter, modules, run_id=run_id, goes_on=goes_on)
     if command.kind is Kind.PROGRAM:
         return _accompany(command, environment)
     if command.ignores_environment:

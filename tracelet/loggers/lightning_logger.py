@@ -17,6 +17,7 @@ from tracelet import exits, lifetime
 from tracelet.core import active
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
+from tracelet.core.options import Options
 from tracelet.frameworks import kept, lightning_metrics, once
 from tracelet.frameworks.lightning_base import LightningBase, lightning_rank
 from tracelet.frameworks.lightning_params import INTERNAL
@@ -46,7 +47,8 @@ class TraceletLogger:
         name: the run's name.
         backend: trackers: "mlflow", or several as a list or "a,b".
         run_id: an id of your own.
-        resume: what `run_id` means: "never", "auto" or "must".
+        resume: what `run_id` means: "never", "auto", "must" or "checkpoint"; None for what the setting says. With "checkpoint",
+            checkpoints name the run, and `fit(ckpt_path=…)` goes on with it.
         tags: tags of the run: a mapping, or words.
         group: what the run is compared with.
         notes: a text about the run, in Markdown.
@@ -64,7 +66,7 @@ class TraceletLogger:
         name: str | None = None,
         backend: str | list[str] | None = None,
         run_id: str | None = None,
-        resume: Literal["never", "auto", "must"] = "never",
+        resume: Literal["never", "auto", "must", "checkpoint"] | None = None,
         tags: dict[str, str] | list[str] | None = None,
         group: str | None = None,
         notes: str | None = None,
@@ -82,6 +84,8 @@ class TraceletLogger:
             "group": group,
             "notes": notes,
         }
+        # A second start is that of the same run.
+        self._again = "checkpoint" if resume == "checkpoint" else "must"
         self._save_dir = save_dir
         self._log_model = log_model
         self._run: Experiment | None = None
@@ -185,6 +189,18 @@ class TraceletLogger:
             lifetime.stop(run, *ended)
             lifetime.settle([run])
 
+    # -- what Lightning's capture asks
+
+    def resumes(self, options: Options) -> bool:
+        """Whether its run, which has not begun, is that of the checkpoint from which the Trainer goes on."""
+        if self._run is not None or self._start["run_id"] is not None:
+            return False
+        return (self._start["resume"] or options.resume) == "checkpoint"
+
+    def go_on_with(self, run_id: str) -> None:
+        """Have its run be that of an id."""
+        self._start |= {"run_id": run_id, "resume": "checkpoint"}
+
     # -- what a module may call: self.logger.log_image(…)
 
     def log_image(self, key: str, images: Any, step: int | None = None, **kwargs: Any) -> None:
@@ -226,7 +242,7 @@ class TraceletLogger:
         if not self._mine and (run := active.here()) is not None:
             self._run = run
             return run
-        again = {"run_id": run.id, "resume": "must"} if self._mine and run is not None else {}
+        again = {"run_id": run.id, "resume": self._again} if self._mine and run is not None else {}
         self._run = start_logging(**{**self._start, **again})
         self._mine = True
         self.library.install()

@@ -151,7 +151,9 @@ class Sender:
         info = self._spool.info
         endpoint = outdated.current(self._home, _START_DEADLINE, self._starting)
         hello = wire.Hello(
-            run=ParseDict(dict(info.run), wire.RunSpec()), writer=ParseDict(dict(info.writer), wire.WriterSpec())
+            run=ParseDict(dict(info.run), wire.RunSpec()),
+            # What else it says of the writer is for who finds the spool.
+            writer=ParseDict(dict(info.writer), wire.WriterSpec(), ignore_unknown_fields=True),
         )
         session = Session(endpoint.address, hello, self._wake, timeout=_WELCOME_DEADLINE)
         try:
