@@ -109,6 +109,13 @@ def test_mixed_precision() -> None:
     assert torch.isfinite(torch.tensor(searching(ran).best_fitness))
 
 
+def test_gradients_that_would_be_scaled() -> None:
+    ran = trainer(PopulationTrainer, optimizer_cls_and_kwargs=(HybridBFO, search(HybridBFO)))
+    ran.accelerator.scaler = torch.amp.GradScaler("cpu")  # as `fp16` has one, on a GPU
+    with pytest.raises(ValueError, match="HybridBFO has no gradients that fp16 could scale"):
+        ran.train()
+
+
 def test_labels_that_the_loss_takes_out_of_the_inputs() -> None:
     for more in ({"label_smoothing_factor": 0.1}, {"compute_loss_func": _loss}):
         ran = trainer(
