@@ -47,6 +47,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_ENVIRONMENT": ("SLURM_*,CUDA_VISIBLE_DEVICES", ("CUDA_VISIBLE_DEVICES", "SLURM_*")),
     "TRACELET_SYSTEM_EVERY": ("0", 0.0),
     "TRACELET_CONSOLE": ("1", True),
+    "TRACELET_TRIALS": ("0", False),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
     "TRACELET_LIGHTNING__CAPTURE": ("f", False),
 }
