@@ -50,6 +50,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "TRACELET_SYSTEM_EVERY": ("0", 0.0),
     "TRACELET_CONSOLE": ("1", True),
     "TRACELET_PLUGINS": ("no", False),
+    "TRACELET_TRIALS": ("0", False),
     "TRACELET_PYTORCH__PATCH_TENSORBOARD": ("off", False),
     "TRACELET_LIGHTNING__CAPTURE": ("f", False),
     "TRACELET_TRANSFORMERS__CAPTURE": ("false", False),

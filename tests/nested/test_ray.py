@@ -73,6 +73,7 @@ def searched() -> Iterator[Searched]:
                 "TRACELET_PROVENANCE": "0",
                 "TRACELET_SYSTEM_EVERY": "0",
                 "TRACELET_STOP_WAIT": "durable",
+                "HOME": str(folder),
                 "PYTHONPATH": str(ROOT),
                 "RAY_TMPDIR": str(folder),
                 "RAY_USAGE_STATS_ENABLED": "0",
