@@ -33,7 +33,7 @@ class RayFramework(Framework):
     identifier: ClassVar[str] = "ray"
     module: ClassVar[str] = "ray.tune"
     package: ClassVar[str] = "ray"
-    since: ClassVar[tuple[int, ...]] = (2, 40)
+    since: ClassVar[tuple[int, ...]] = (2, 43)
     before: ClassVar[tuple[int, ...]] = (3,)
 
     @classmethod
