@@ -35,5 +35,5 @@ def alone() -> Iterator[testing.Captured]:
     with testing.capture() as captured:
         assert captured._captor is not None
         assert captured._captor.stand_in is not None
-        lifetime._deactivate(captured._captor.stand_in)
+        lifetime.deactivate(captured._captor.stand_in)
         yield captured

@@ -272,7 +272,7 @@ import json, sys
 from tracelet import lifetime, testing
 
 with testing.capture() as cap:
-    lifetime._deactivate(cap._captor.stand_in)
+    lifetime.deactivate(cap._captor.stand_in)
     import tracelet.loggers.accelerate
 
     assert "accelerate" not in sys.modules

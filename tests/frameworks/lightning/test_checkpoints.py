@@ -36,7 +36,7 @@ def alone() -> Iterator[testing.Captured]:
     with testing.capture() as cap:
         assert cap._captor is not None
         assert cap._captor.stand_in is not None
-        lifetime._deactivate(cap._captor.stand_in)
+        lifetime.deactivate(cap._captor.stand_in)
         yield cap
 
 
