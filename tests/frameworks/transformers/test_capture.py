@@ -318,12 +318,15 @@ def test_optimizers_are_counted_once(
 
 
 def test_a_search_for_hyperparameters(cap: testing.Captured) -> None:
+    """Each trial has a run within the one that searches, and what it trains with is there."""
     with tracelet.start_logging() as run:
-        ran = _searching(["tracelet"])
-    assert run.status is RunStatus.FINISHED
-    assert cap.runs == [run]
-    assert len(cap.points("eval/loss")) == 2 * 2
-    assert cap.params["learning_rate"] == ran.args.learning_rate
+        _searching(["tracelet"])
+    around, *trials = cap.runs
+    assert around is run
+    assert [trial.name for trial in trials] == ["trial-0", "trial-1"]
+    assert {each.status for each in cap.runs} == {RunStatus.FINISHED}
+    assert [len(cap.points("eval/loss", run=trial)) for trial in trials] == [2, 2]
+    assert cap.points("eval/loss", run=run) == []
 
 
 def test_a_search_in_which_each_trial_begins_a_run(alone: testing.Captured) -> None:
