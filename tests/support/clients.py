@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,7 +96,7 @@ class Script:
         path = self._folder / "script.py"
         path.write_text(PRELUDE + text)
         self._told = self._folder / "told.json"
-        changes = {"TRACELET_HOME": str(home), "TOLD": str(self._told), **environment}
+        changes = {"TRACELET_HOME": str(home), "TOLD": str(self._told), "PYTHONFAULTHANDLER": "1", **environment}
         self._out, self._err = (self._folder / "stdout").open("wb"), (self._folder / "stderr").open("wb")
         self.process = subprocess.Popen(
             [sys.executable, *flags, str(path)],
@@ -123,9 +124,13 @@ class Script:
         return self.told
 
     def finish(self, seconds: float = 60.0) -> Done:
-        """Wait for its end. Nothing may have come to stdout."""
+        """Wait for its end. Nothing may have come to stdout. One that does not end says where its threads are."""
         try:
             code = self.process.wait(seconds * BUSY)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(60)
+            raise AssertionError(self.err) from None
         finally:
             if self.process.poll() is None:
                 self.process.kill()

@@ -26,6 +26,8 @@ def _messages(data: bytes) -> Iterator[bytes]:
             at += left
             continue
         _checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + HEADER.size + length > len(data):
+            return  # it is just being written
         parts.append(data[at + HEADER.size : at + HEADER.size + length])
         at += HEADER.size + length
         if kind in (WHOLE, LAST):
