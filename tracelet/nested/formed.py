@@ -42,16 +42,23 @@ class FormedFramework(Framework):
         return [*formed_trainer.places(cls), *formed_steps.places(cls)]
 
     @classmethod
-    def patch(cls, module: ModuleType) -> None:
-        """Patch what there is, and register what a configuration may name."""
-        super().patch(module)
-        if sys.modules.get(_TORCH) is not None:
-            cls._register()
-        elif not cls._awaits_torch:
+    def install(cls) -> None:
+        """Patch formed; what is not imported yet, when it is."""
+        if not cls._awaits_torch and sys.modules.get(_TORCH) is None:
             import wrapt
 
             cls._awaits_torch = True
             wrapt.register_post_import_hook(cls._register, _TORCH)
+        super().install()
+
+    @classmethod
+    def patch(cls, module: ModuleType) -> None:
+        """Patch what there is, and register what a configuration may name."""
+        super().patch(module)
+        torch = sys.modules.get(_TORCH)
+        # In the middle of its import, which needs the workflows, it has no callbacks yet: it is awaited.
+        if torch is not None and not getattr(torch.__spec__, "_initializing", False):
+            cls._register()
 
     @classmethod
     def uninstall(cls) -> None:
