@@ -46,7 +46,7 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
             continue
         found, there = _of(framework, options)
         yield found
-        if there and deep:
+        if there and deep and framework(**framework.arguments(options)).captures:
             yield from _deep(identifier, framework)
     for package, how in _OTHERS.items():
         if (version := installed(package)) is not None:

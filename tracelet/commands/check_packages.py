@@ -33,7 +33,8 @@ _NEEDED: Final = {
     "typer": "0.12",
 }
 _LIBRARIES: Final = (
-    "torch", "tensorboard", "tensorboardX", "lightning", "pytorch-lightning", "mlflow", "mlflow-skinny", "wandb", "clearml"
+    "torch", "tensorboard", "tensorboardX", "lightning", "pytorch-lightning", "transformers", "accelerate", "fastai",
+    "formed", "optuna", "ray", "mlflow", "mlflow-skinny", "wandb", "clearml",
 )  # fmt: skip
 _PYTHON: Final = (3, 10)
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import types
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -28,13 +29,21 @@ def attempt(identifier: str) -> dict[str, Any]:
     module = importlib.import_module(framework.module)
     before = _methods(module)
     framework.install()
-    during = _methods(module)
+    elsewhere = {f"{owner.__name__.rpartition('.')[2]}.{name}": (owner, name) for owner, name in framework.patched()}
+    during = {**_methods(module), **_own(elsewhere)}
+    here = set(before)
+    before = {**{name: getattr(during[name], "__wrapped__", None) for name in elsewhere}, **before}
     framework.uninstall()
-    after = _methods(module)
+    after = {**_methods(module), **_own(elsewhere)}
     patched = [method for method, value in during.items() if before.get(method) is not value]
-    foreign = {method: who for method in patched if (who := _stranger(before.get(method), module))}
+    # Elsewhere, decorators of the library's own relations would be taken for strangers.
+    foreign = {method: who for method in patched if method in here and (who := _stranger(before[method], module))}
     left = [method for method, value in after.items() if before.get(method) is not value]
     return {"patched": patched, "left": left, "foreign": foreign}
+
+
+def _own(places: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    return {method: vars(owner).get(name) for method, (owner, name) in places.items()}
 
 
 def _methods(module: ModuleType) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class Places:
         """
         self._patches.setdefault((owner, name), MethodPatch(owner, name, build)).install()
 
+    def patched(self) -> list[tuple[type | ModuleType, str]]:
+        """What is patched now: classes, or modules, and names."""
+        return list(self._patches)
+
     def unpatch(self) -> None:
         """Take the patches off; when they are not on, do nothing."""
         self._wanted = False
