@@ -14,6 +14,7 @@ from tracelet.core.metrics import RunStatus
 from tracelet.frameworks.parameters import described, record_parameters
 from tracelet.guard import Guard
 from tracelet.nested import children
+from tracelet.nested.optuna_studies import identity
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
@@ -170,13 +171,13 @@ class Asked:
     """Trials that a script has asked for by itself, until it tells how they ended."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, int], TrialRun] = {}
+        self._open: dict[tuple[Any, int], TrialRun] = {}
 
     def begin(self, of_study: StudyRun, trial: Any) -> None:
         """A trial was asked for."""
         run = TrialRun(of_study)
         run.begin(trial, apart=True)
-        self._open[of_study.study.study_name, trial.number] = run
+        self._open[identity(of_study.study), trial.number] = run
         run.suggested(trial.params)
 
     def told(self, trial: Any, study: Any, frozen: Any) -> TrialRun | None:
@@ -187,7 +188,7 @@ class Asked:
             study: Optuna's.
             frozen: the trial as its storage has it.
         """
-        by_number = self._open.pop((study.study_name, frozen.number), None)
+        by_number = self._open.pop((identity(study), frozen.number), None)
         return by_number if isinstance(trial, int) else TrialRun.of(trial) or by_number
 
 
