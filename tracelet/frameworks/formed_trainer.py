@@ -246,6 +246,10 @@ class _First(_Callback):
     def on_log(self, trainer: Any, model: Any, state: Any, metrics: Mapping[str, Any], prefix: str = "") -> None:
         self._training.logs(state, metrics, prefix)
 
+    def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
+        self._training.logged()  # the callback that stops early leaves what comes behind it without a call
+        return state
+
 
 class _Last(_Callback):
     def __init__(self, training: Training) -> None:
@@ -257,7 +261,3 @@ class _Last(_Callback):
     # formed calls it right after `on_log`, and there a callback has the values too.
     def on_eval_end(self, trainer: Any, model: Any, state: Any, metrics: Mapping[str, Any], prefix: str = "") -> None:
         self._training.logged()
-
-    def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
-        self._training.logged()  # the callback that stops early leaves what comes behind it without a call
-        return state

@@ -120,6 +120,21 @@ def test_stopping_early(cap: Captured) -> None:
     assert {name: found[name] for name in history} == history
 
 
+def test_what_is_written_after_stopping_early_takes_no_place(cap: Captured, tmp_path: Path) -> None:
+    """The callback that stops is the last that hears of the values; another writes one of that name at the end."""
+
+    class Writes(TorchTrainingCallback):
+        def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
+            writer.add_scalar("val/loss", -1.0, 99)
+            return state
+
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        history = train(Writes(), EarlyStoppingCallback(patience=1, metric="+val/loss"), max_epochs=9)
+    found = arrived(cap)
+    assert found["val/loss"] == history["val/loss"]
+    assert [points for name, points in found.items() if name.startswith("val/loss~")] == [[(99, -1.0)]]
+
+
 def test_callbacks_find_themselves_where_they_were(cap: Captured) -> None:
     """Also one that changes the list, and a tuple."""
 
