@@ -322,6 +322,23 @@ def test_studies_in_threads_are_in_the_run_that_they_are_optimized_in(cap: Captu
         assert all(of(run, cap, "Params").keys() == {name} for run in trials)
 
 
+def test_a_thread_that_asks_while_the_main_thread_is_at_a_trial(cap: Captured) -> None:
+    asked: list[Trial] = []
+
+    def training(trial: Trial) -> float:
+        thread = threading.Thread(target=lambda: asked.append(study.ask()))
+        thread.start()
+        thread.join()
+        return trial.suggest_float("x", 0, 1)
+
+    with tracelet.start_logging("search") as outer:
+        study = new_study()
+        study.optimize(training, n_trials=1)
+        study.tell(asked[0], 0.5)
+    assert {run.name: run.plan.parent for run in cap.runs[1:]} == {"trial-0": outer.id, "trial-1": outer.id}
+    assert points(cap, cap.runs[2]) == {"value": [(1, 0.5)]}
+
+
 def test_two_studies_of_one_name_in_memory(cap: Captured) -> None:
     """As where samplers are compared; asked trials are known by their study too."""
     with tracelet.start_logging("compared") as outer:

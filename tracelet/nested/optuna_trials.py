@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet import exits
+from tracelet.core import active
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks.parameters import described, record_parameters
 from tracelet.guard import Guard
@@ -65,7 +67,9 @@ class TrialRun:
             return
         self._trial = trial
         tags = {"optuna.study": self._of_study.study.study_name, "optuna.trial": str(trial.number)}
-        self._run = children.begin(self._of_study.named(f"trial-{trial.number}"), tags=tags, apart=apart)
+        # A thread that asks has no context: its trial is not within one that the main thread is at.
+        with active.lent(self._of_study.run) if apart else nullcontext():
+            self._run = children.begin(self._of_study.named(f"trial-{trial.number}"), tags=tags, apart=apart)
         if self._run is not None and not told:
             self._of[trial] = self
 

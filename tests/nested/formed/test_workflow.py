@@ -88,10 +88,14 @@ def test_a_cached_result_is_linked_to_the_run_that_made_it(alone: Captured, tmp_
     with tracelet.start_logging("first"):
         run(steps(), tmp_path)
     made = begun(alone)
+    page = "http://127.0.0.1/#/experiments/1/runs/2"  # as a tracker with pages would have said
+    origin = Origin(made["trained"].id, "trained", page)
+    formed_origins.keep(made["trained"].plan.home, made["trained"].plan.tags["formed.fingerprint"], origin)
     with tracelet.start_logging("second") as second:
         run(steps(), tmp_path)
     cached = [each for each in alone.runs if each.begun and each.plan.parent == second.id]
     assert [each.name for each in cached] == ["trained", "evaluated"]
+    assert [each.plan.tags.get("cached_url") for each in cached] == [page, None]
     for each in cached:
         assert each.plan.tags["cached"] == "true"
         assert each.plan.tags["cached_from"] == made[each.name].id
