@@ -206,6 +206,12 @@ class _NoMetrics:
 class _Callback:
     """All that a trainer calls, and does nothing."""
 
+    def __reduce__(self) -> Any:
+        """A copy that a script makes of its trainer hears nothing, and can be read where tracelet is not installed."""
+        from formed.integrations.torch.training import TorchTrainingCallback
+
+        return TorchTrainingCallback, ()
+
     def on_training_start(self, trainer: Any, model: Any, state: Any) -> None:
         """See formed's TorchTrainingCallback, also for the others."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,28 @@ def test_callbacks_find_themselves_where_they_were(cap: Captured) -> None:
     callbacks = made._callbacks
     made.train(Line(), rows(), rows(6))
     assert made._callbacks is callbacks
+
+
+def test_callbacks_that_one_of_them_copies(cap: Captured) -> None:
+    """As into a file, while values are logged. The copies train by themselves, and need no tracelet to be read."""
+
+    class Copies(TorchTrainingCallback):
+        def on_log(self, trainer: Any, model: Any, state: Any, metrics: Any, prefix: str = "") -> None:
+            pickled.append(pickle.dumps(trainer._callbacks[:1] + trainer._callbacks[-1:]))
+            copied.append(copy.deepcopy(trainer._callbacks))
+
+    pickled: list[bytes] = []
+    copied: list[Any] = []
+    train(Copies(), max_epochs=1)
+    assert len(pickled) == 4
+    assert {type(each) for each in pickle.loads(pickled[0])} == {TorchTrainingCallback}
+    assert b"tracelet" not in pickled[0]
+    found = arrived(cap)
+    tracelet.stop_logging()
+    made = trainer()
+    made._callbacks = copied[0]
+    made.train(Line(), rows(), rows(6))
+    assert arrived(cap) == found
 
 
 def test_without_a_run_nothing_is_touched() -> None:
