@@ -32,7 +32,7 @@ class OptunaFramework(Framework):
     """Optuna in a run: the study's. `start_logging` gives every run one; those of trials too, for studies within them.
 
     Attributes:
-        studies: what tells each of the run's studies from the others; empty for the first one.
+        studies: the run's, in the order in which they began.
     """
 
     identifier: ClassVar[str] = "optuna"
@@ -43,7 +43,7 @@ class OptunaFramework(Framework):
 
     def __init__(self, captures: bool = True) -> None:
         super().__init__(captures)
-        self.studies: dict[tuple[str, Any], str] = {}
+        self.studies: dict[tuple[str, Any], None] = {}
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:

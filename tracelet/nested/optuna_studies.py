@@ -46,12 +46,7 @@ class StudyRun:
         self.run = run
         self.study = study
         self._framework = framework
-        name = study.study_name
-        others = list(framework.studies)
-        label = "study" if name.startswith(_UNNAMED) else name
-        if label != name or name in (other for other, _ in others):
-            label = f"{label}-{len(others) + 1}"
-        self.label = framework.studies.setdefault(identity(study), label if others else "")
+        self.label = self._labelled(study.study_name)
 
     @classmethod
     def of(cls, study: Any) -> StudyRun | None:
@@ -66,6 +61,16 @@ class StudyRun:
             None if run is None or not run.active else cast("OptunaFramework | None", run._frameworks.get("optuna"))
         )
         return cls(framework, run, study) if run is not None and framework is not None and framework.tracking else None
+
+    def _labelled(self, name: str) -> str:
+        known = self._framework.studies
+        known.setdefault(itself := identity(self.study))
+        place = list(known).index(itself)  # two threads that begin at once do not both come to be the first
+        before = [other for other, _ in list(known)[:place]]
+        if not before:
+            return ""
+        unnamed = name.startswith(_UNNAMED)
+        return f"{'study' if unnamed else name}-{place + 1}" if unnamed or name in before else name
 
     def named(self, name: str) -> str:
         """A name of this study's: behind its label, if it has one."""
