@@ -27,6 +27,7 @@ __all__ = [
     "of_exception",
     "outcome",
     "passes",
+    "told",
     "under_way",
     "uninstall",
 ]
@@ -67,7 +68,7 @@ def outcome(began_during: int = 0) -> tuple[RunStatus, str]:
         return RunStatus.FINISHED, ""
     if _noted is not None:
         code, reason = _noted
-        return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), _told(reason)
+        return (RunStatus.KILLED if code < 0 else RunStatus.FAILED if code else RunStatus.FINISHED), told(reason)
     error = getattr(sys, "last_value", None)
     if error is not None and not hasattr(sys, "ps1"):  # at a prompt, an exception ends nothing
         return of_exception(error)
@@ -90,10 +91,10 @@ def of_exception(error: BaseException) -> tuple[RunStatus, str]:
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # the user's own __str__ fails
         said = type(error).__name__
-    return RunStatus.KILLED if interrupted else RunStatus.FAILED, _told(said)
+    return RunStatus.KILLED if interrupted else RunStatus.FAILED, told(said)
 
 
-def _told(said: str) -> str:
+def told(said: str) -> str:
     """The words of an exception as they may be told: without secrets, and not too many."""
     kind, colon, words = said[: 8 * _MOST_WORDS].partition(":")
     if not colon:

@@ -46,13 +46,24 @@ def fated(config: dict[str, Any]) -> None:
         tune.report({"loss": 1 / (epoch + 3), "deep": {"epoch": epoch}, "word": "no number"})
 
 
+class Unlucky(tune.Callback):  # type: ignore[misc]
+    """A script's callback that raises."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Raise, and leave the trials for who wants to see them."""
+        self.trials = list(trials)
+        raise RuntimeError("no such callback")
+
+
 class Climbing(tune.Trainable):  # type: ignore[misc]
     """A trainable of a class, whose worker takes one trial after the other."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin, unless that is to fail."""
         if config.get("fate") == "never begins":
-            raise RuntimeError("no such thing")
+            raise RuntimeError("no such thing at https://me:hunter2@there")
         self.x = config["x"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -120,10 +131,19 @@ def main() -> None:
     )
     said["climbing"] = has(analysis.experiment_path)
 
-    broken = tune.run(
-        Climbing, name="broken", config={"fate": "never begins"}, storage_path=RESULTS, raise_on_failed_trial=False
-    )
-    said["broken"] = {trial.trial_id: [] for trial in broken.trials}
+    unlucky = Unlucky()
+    try:
+        tune.run(
+            Climbing,
+            name="broken",
+            config={"fate": tune.grid_search(["never begins", "unlucky"]), "x": 1.0},
+            storage_path=RESULTS,
+            max_concurrent_trials=1,
+            callbacks=[unlucky],
+            verbose=0,
+        )
+    except ray.tune.TuneError:
+        said["broken"] = {trial.trial_id: [] for trial in unlucky.trials}
 
     outer = get_active_experiment()
     assert outer is not None

@@ -23,6 +23,7 @@ from tracelet import guard
 from tracelet.core import active
 from tracelet.core.experiment import Experiment
 from tracelet.core.metrics import RunStatus
+from tracelet.nested.optuna_studies import StudyRun
 from tracelet.settings import TraceletSettings
 from tracelet.testing import Captured
 
@@ -265,6 +266,42 @@ def test_trials_in_threads_do_not_disturb_each_other(cap: Captured) -> None:
     assert len(points(cap, outer)["best_value"]) == 12
 
 
+@pytest.mark.parametrize("one", [True, False])
+def test_searches_in_plain_threads_are_beside_one_another(one: bool, cap: Captured) -> None:
+    """Of one study, which the main thread searches too, or of one each. The first to begin is the first to end."""
+    names = ["study"] * 3 if one else ["first", "second", "third"]
+    studies = {name: new_study(study_name=name) for name in names}
+    begun = [threading.Event() for _ in range(4)]
+    begun[0].set()
+
+    def search(place: int) -> None:
+        def training(trial: Trial) -> float:
+            begun[place + 1].set()
+            assert begun[3].wait(60)
+            tracelet.log({"loss": float(trial.number)}, step=1)
+            trial.report(1.0, 2)
+            return trial.suggest_float("x", 0, 1)
+
+        assert begun[place].wait(60)
+        studies[names[place]].optimize(training, n_trials=3 - place)
+
+    with tracelet.start_logging("search") as outer:
+        threads = [threading.Thread(target=search, args=(place,)) for place in range(one, 3)]
+        for thread in threads:
+            thread.start()
+        if one:
+            search(0)
+        for thread in threads:
+            thread.join()
+    runs = cap.runs[1:]
+    assert {run.plan.parent for run in runs} == {outer.id}
+    assert len(runs) == 6
+    for run in runs:
+        trial = studies[run.plan.tags["optuna.study"]].trials[int(run.plan.tags["optuna.trial"])]
+        assert points(cap, run) == {"loss": [(1, float(trial.number))], **stored(trial)}
+    assert "loss" not in points(cap, outer)
+
+
 def test_studies_in_threads_are_in_the_run_that_they_are_optimized_in(cap: Captured) -> None:
     """Each in a run of its own, and with threads of its own."""
 
@@ -283,6 +320,62 @@ def test_studies_in_threads_are_in_the_run_that_they_are_optimized_in(cap: Captu
         assert len(trials) == 6
         assert sorted(points(cap, run)["value"][0] for run in trials) == [(t.number, t.value) for t in study.trials]
         assert all(of(run, cap, "Params").keys() == {name} for run in trials)
+
+
+def test_a_thread_that_asks_while_the_main_thread_is_at_a_trial(cap: Captured) -> None:
+    asked: list[Trial] = []
+
+    def training(trial: Trial) -> float:
+        thread = threading.Thread(target=lambda: asked.append(study.ask()))
+        thread.start()
+        thread.join()
+        return trial.suggest_float("x", 0, 1)
+
+    with tracelet.start_logging("search") as outer:
+        study = new_study()
+        study.optimize(training, n_trials=1)
+        study.tell(asked[0], 0.5)
+    assert {run.name: run.plan.parent for run in cap.runs[1:]} == {"trial-0": outer.id, "trial-1": outer.id}
+    assert points(cap, cap.runs[2]) == {"value": [(1, 0.5)]}
+
+
+def test_two_studies_of_one_name_in_memory(cap: Captured) -> None:
+    """As where samplers are compared; asked trials are known by their study too."""
+    with tracelet.start_logging("compared") as outer:
+        studies = [new_study(study_name="same", sampler=RandomSampler(seed=seed)) for seed in (0, 1, 2)]
+        for study in studies:
+            study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        asked = [study.ask() for study in studies]
+        for number, study in enumerate(studies):
+            study.tell(asked[number].number, float(number))
+    names = ["", "same-2/", "same-3/"]
+    best = {name: found for name, found in points(cap, outer).items() if name.endswith("best_value")}
+    assert best == {
+        f"{name}best_value": [(0, study.trials[0].value), (1, study.best_value)]
+        for name, study in zip(names, studies, strict=True)
+    }
+    runs = {run.name: points(cap, run)["value"] for run in cap.runs[1:]}
+    assert runs == {
+        f"{name}trial-{trial.number}": [(trial.number, trial.value)]
+        for name, study in zip(names, studies, strict=True)
+        for trial in study.trials
+    }
+
+
+def test_the_best_trial_is_told_by_whoever_is_last(cap: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread tells of a trial, another finds a better one, and tells of it first."""
+    study = new_study()
+    tell = StudyRun._tell
+
+    def interrupted(of_study: StudyRun, **found: str) -> None:
+        if len(study.trials) == 1:
+            study.add_trial(optuna.trial.create_trial(value=-1.0))
+        tell(of_study, **found)
+
+    monkeypatch.setattr(StudyRun, "_tell", interrupted)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    assert of(cap.runs[0], cap, "Tags")["optuna.best_trial"] == "1"
+    assert of(cap.runs[0], cap, "Tags")["optuna.best_value"] == "-1.0"
 
 
 def test_a_study_in_a_trial(cap: Captured) -> None:

@@ -121,12 +121,16 @@ def test_all_trials_are_runs_within_the_driver_s(searched: Searched) -> None:
     """And nothing else is: Optuna's search asks for trials of its own, and Tune's TensorBoard files are of the same numbers."""
     trials = {trial for experiment in searched.results.values() for trial in experiment}
     assert searched.runs.keys() == {"", *trials}
-    assert len(trials) == 2 + 4 + 3 + 1
+    assert len(trials) == 2 + 4 + 3 + 2
     assert searched.parents == {searched.outer}
     assert searched.runs[""].name == "search"
     assert searched.runs[""].status == "FINISHED"
     assert searched.runs[""].points == {}
-    assert searched.runs[""].params.keys() >= {"ray/scheduler", "ray/search_alg", "ray/experiment"}
+    params = searched.runs[""].params
+    assert params.keys() >= {"ray/scheduler", "ray/search_alg", "ray/experiment"}
+    others = {name: params[f"{name}/ray/scheduler"] for name in ("fated", "climbing", "broken")}
+    assert others == {"fated": "Impatient", "climbing": "FIFOScheduler", "broken": "FIFOScheduler"}
+    assert not [tag for tag in searched.runs[""].tags if tag.startswith("param.")]  # as where one is told two ways
 
 
 def test_the_documentation_s_example(searched: Searched) -> None:
@@ -161,11 +165,13 @@ def test_fates_of_trials(searched: Searched) -> None:
     assert reasons["fails"] == "ValueError: no such luck"
 
 
-def test_a_trial_that_never_begins(searched: Searched) -> None:
-    (trial,) = searched.results["broken"]
-    run = searched.runs[trial]
-    assert (run.status, run.tags["tracelet.end_reason"]) == ("FAILED", "RuntimeError: no such thing")
-    assert run.params == {"fate": "never begins"}
+def test_a_trial_that_never_begins_and_one_whose_experiment_fails(searched: Searched) -> None:
+    runs = {searched.runs[trial].params["fate"]: searched.runs[trial] for trial in searched.results["broken"]}
+    ends = {fate: (run.status, run.tags["ray.status"], run.tags["tracelet.end_reason"]) for fate, run in runs.items()}
+    assert ends == {
+        "never begins": ("FAILED", "error", "RuntimeError: no such thing at https://REDACTED@there"),
+        "unlucky": ("FAILED", "interrupted", "RuntimeError: no such callback"),
+    }
 
 
 def test_a_worker_that_has_one_trial_after_the_other(searched: Searched) -> None:

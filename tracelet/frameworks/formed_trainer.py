@@ -206,6 +206,12 @@ class _NoMetrics:
 class _Callback:
     """All that a trainer calls, and does nothing."""
 
+    def __reduce__(self) -> Any:
+        """A copy that a script makes of its trainer hears nothing, and can be read where tracelet is not installed."""
+        from formed.integrations.torch.training import TorchTrainingCallback
+
+        return TorchTrainingCallback, ()
+
     def on_training_start(self, trainer: Any, model: Any, state: Any) -> None:
         """See formed's TorchTrainingCallback, also for the others."""
 
@@ -246,6 +252,10 @@ class _First(_Callback):
     def on_log(self, trainer: Any, model: Any, state: Any, metrics: Mapping[str, Any], prefix: str = "") -> None:
         self._training.logs(state, metrics, prefix)
 
+    def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
+        self._training.logged()  # the callback that stops early leaves what comes behind it without a call
+        return state
+
 
 class _Last(_Callback):
     def __init__(self, training: Training) -> None:
@@ -257,7 +267,3 @@ class _Last(_Callback):
     # formed calls it right after `on_log`, and there a callback has the values too.
     def on_eval_end(self, trainer: Any, model: Any, state: Any, metrics: Mapping[str, Any], prefix: str = "") -> None:
         self._training.logged()
-
-    def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
-        self._training.logged()  # the callback that stops early leaves what comes behind it without a call
-        return state

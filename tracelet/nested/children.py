@@ -18,13 +18,18 @@ from tracelet.core.metrics import RunStatus
 from tracelet.guard import Guard
 from tracelet.interface import start_logging
 
-__all__ = ["begin", "end"]
+__all__ = ["around", "begin", "end"]
 
 # Seconds that a library waits until what a run has recorded is durable: it may have thousands, and there may be no collector.
 _PATIENCE: Final = 0.2
 _BEGINNING = Guard("beginning a run within the active one")
 _ENDING = Guard("ending a run within the active one")
 _late: weakref.WeakSet[Experiment] = weakref.WeakSet()
+
+
+def around() -> Experiment | None:
+    """The run that one which begins here and now is within: not what another thread works on. None in a muted context."""
+    return None if active.is_muted() else active.enclosing() or active.current()
 
 
 def begin(
@@ -53,9 +58,9 @@ def begin(
     """
     run = None
     with _BEGINNING:
-        around = active.current()
-        if around is not None and around.active:
-            if (captor := captive.captor()) is not None and around is captor.stand_in:
+        outer = active.current()
+        if outer is not None and outer.active:
+            if (captor := captive.captor()) is not None and outer is captor.stand_in:
                 captor.keep()
             with active.apart() if apart else nullcontext(), active.late() if late else nullcontext():
                 run = start_logging(name, config=dict(params or {}), tags=dict(tags or {}), nested=True, **settings)

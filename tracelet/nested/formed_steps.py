@@ -90,7 +90,9 @@ class _Execution:
         self.cache = cache
         self._given = EmptyWorkflowCallback() if callback is None else callback
         self._library = library
-        self._around = library.here()
+        run = children.around()
+        around = None if run is None or not run.active else run._frameworks.get(library.identifier)
+        self._around = around if isinstance(around, Framework) and around.tracking else None
         self._info: Any = None
         self._seen: set[str] = set()  # fingerprints of steps that were executed, or found in the cache
         self._running: dict[str, list[Experiment | None]] = {}

@@ -32,7 +32,7 @@ class OptunaFramework(Framework):
     """Optuna in a run: the study's. `start_logging` gives every run one; those of trials too, for studies within them.
 
     Attributes:
-        studies: by name, what tells each of the run's studies from the others; empty for the first one.
+        studies: the run's, in the order in which they began.
     """
 
     identifier: ClassVar[str] = "optuna"
@@ -43,7 +43,7 @@ class OptunaFramework(Framework):
 
     def __init__(self, captures: bool = True) -> None:
         super().__init__(captures)
-        self.studies: dict[str, str] = {}
+        self.studies: dict[tuple[str, Any], None] = {}
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -77,9 +77,9 @@ def _optimize(switch: Switch) -> Wrapper:
         of_study = None
         if switch.on:
             with _STUDY:
-                framework = OptunaFramework.here()
-                if framework is not None and framework.experiment is not None and (args or "func" in kwargs):
-                    of_study = StudyRun(framework, framework.experiment, study)
+                if args or "func" in kwargs:
+                    of_study = StudyRun.of(study)
+                if of_study is not None:
                     of_study.begin(args[1:], kwargs)
         if of_study is None:
             return wrapped(*args, **kwargs)
@@ -131,9 +131,8 @@ def _ask(switch: Switch) -> Wrapper:
         trial = wrapped(*args, **kwargs)
         if switch.on and ((at_work := _at_work.get()) is None or at_work.called):
             with _TRIAL:
-                framework = OptunaFramework.here()
-                if framework is not None and framework.experiment is not None:
-                    of_study = StudyRun(framework, framework.experiment, study)
+                of_study = StudyRun.of(study)
+                if of_study is not None:
                     of_study.begin()
                     _asked.begin(of_study, trial)
         return trial
@@ -147,10 +146,8 @@ def _tell(switch: Switch) -> Wrapper:
         if switch.on:
             with _TRIAL:
                 run = _asked.told(args[0] if args else kwargs.get("trial"), study, frozen)
-                framework = OptunaFramework.here()
                 again = kwargs.get("skip_if_finished") or len(args) > 3  # it may have been told before
-                if run is None and not again and framework is not None and framework.experiment is not None:
-                    of_study = StudyRun(framework, framework.experiment, study)  # asked elsewhere
+                if run is None and not again and (of_study := StudyRun.of(study)) is not None:  # asked elsewhere
                     of_study.begin()
                     run = TrialRun(of_study)
                     run.begin(frozen, apart=True, told=True)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from tracelet.core import nesting
 from tracelet.frameworks.parameters import described, record_parameters
+from tracelet.nested import children
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
     from tracelet.nested.optuna import OptunaFramework
 
-__all__ = ["StudyRun"]
+__all__ = ["StudyRun", "identity"]
 
 _ARGUMENTS: Final = ("n_trials", "timeout", "n_jobs")  # of `optimize`, behind the objective
 _UNNAMED: Final = "no-name-"
+
+
+def identity(study: Any) -> tuple[str, Any]:
+    """What a study is known by: its name, and where it is in memory only, that storage too."""
+    from optuna.storages import InMemoryStorage
+
+    storage = study._storage
+    return study.study_name, weakref.ref(storage) if isinstance(storage, InMemoryStorage) else None
 
 
 class StudyRun:
@@ -35,10 +46,31 @@ class StudyRun:
         self.run = run
         self.study = study
         self._framework = framework
-        name = study.study_name
-        others = len(framework.studies)
-        unnamed = f"study-{others + 1}" if name.startswith(_UNNAMED) else name
-        self.label = framework.studies.setdefault(name, unnamed if others else "")
+        self.label = self._labelled(study.study_name)
+
+    @classmethod
+    def of(cls, study: Any) -> StudyRun | None:
+        """A study in the run in which it is searched here and now; None when nothing is recorded there.
+
+        A thread has no context: what other threads work on is beside it, and a study is not within a trial of its own.
+        """
+        run = children.around()
+        while run is not None and run.plan.tags.get("optuna.study") == study.study_name:
+            run = nesting.outer_of(run)
+        framework = (
+            None if run is None or not run.active else cast("OptunaFramework | None", run._frameworks.get("optuna"))
+        )
+        return cls(framework, run, study) if run is not None and framework is not None and framework.tracking else None
+
+    def _labelled(self, name: str) -> str:
+        known = self._framework.studies
+        known.setdefault(itself := identity(self.study))
+        place = list(known).index(itself)  # two threads that begin at once do not both come to be the first
+        before = [other for other, _ in list(known)[:place]]
+        if not before:
+            return ""
+        unnamed = name.startswith(_UNNAMED)
+        return f"{'study' if unnamed else name}-{place + 1}" if unnamed or name in before else name
 
     def named(self, name: str) -> str:
         """A name of this study's: behind its label, if it has one."""
@@ -81,8 +113,11 @@ class StudyRun:
         self.run.record(self.named("best_value"), best.value, number, None)
         if best.number != number:
             return False
-        params = {name: described(value) for name, value in best.params.items()}
-        self._tell(best_trial=str(number), best_value=repr(best.value), best_params=json.dumps(params))
+        told = None
+        while told != best.number:  # another thread may have found, and told, a better one meanwhile
+            params = {name: described(value) for name, value in best.params.items()}
+            self._tell(best_trial=str(best.number), best_value=repr(best.value), best_params=json.dumps(params))
+            told, best = best.number, self.study.best_trial
         return True
 
     def end(self) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracelet import exits
+from tracelet.core import active
 from tracelet.core.metrics import RunStatus
 from tracelet.frameworks.parameters import described, record_parameters
 from tracelet.guard import Guard
 from tracelet.nested import children
+from tracelet.nested.optuna_studies import identity
 
 if TYPE_CHECKING:
     from tracelet.core.experiment import Experiment
@@ -64,7 +67,9 @@ class TrialRun:
             return
         self._trial = trial
         tags = {"optuna.study": self._of_study.study.study_name, "optuna.trial": str(trial.number)}
-        self._run = children.begin(self._of_study.named(f"trial-{trial.number}"), tags=tags, apart=apart)
+        # A thread that asks has no context: its trial is not within one that the main thread is at.
+        with active.lent(self._of_study.run) if apart else nullcontext():
+            self._run = children.begin(self._of_study.named(f"trial-{trial.number}"), tags=tags, apart=apart)
         if self._run is not None and not told:
             self._of[trial] = self
 
@@ -170,13 +175,13 @@ class Asked:
     """Trials that a script has asked for by itself, until it tells how they ended."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, int], TrialRun] = {}
+        self._open: dict[tuple[Any, int], TrialRun] = {}
 
     def begin(self, of_study: StudyRun, trial: Any) -> None:
         """A trial was asked for."""
         run = TrialRun(of_study)
         run.begin(trial, apart=True)
-        self._open[of_study.study.study_name, trial.number] = run
+        self._open[identity(of_study.study), trial.number] = run
         run.suggested(trial.params)
 
     def told(self, trial: Any, study: Any, frozen: Any) -> TrialRun | None:
@@ -187,7 +192,7 @@ class Asked:
             study: Optuna's.
             frozen: the trial as its storage has it.
         """
-        by_number = self._open.pop((study.study_name, frozen.number), None)
+        by_number = self._open.pop((identity(study), frozen.number), None)
         return by_number if isinstance(trial, int) else TrialRun.of(trial) or by_number
 
 

@@ -28,13 +28,21 @@ _STOPPING = Guard("recording that a scheduler has stopped a trial")
 
 
 class RayFramework(Framework):
-    """Ray Tune in a run: the driver's. `start_logging` gives every run one."""
+    """Ray Tune in a run: the driver's. `start_logging` gives every run one.
+
+    Attributes:
+        experiments: by name, what is put before the parameters of each of the run's experiments; nothing for the first one.
+    """
 
     identifier: ClassVar[str] = "ray"
     module: ClassVar[str] = "ray.tune"
     package: ClassVar[str] = "ray"
     since: ClassVar[tuple[int, ...]] = (2, 43)
     before: ClassVar[tuple[int, ...]] = (3,)
+
+    def __init__(self, captures: bool = True) -> None:
+        super().__init__(captures)
+        self.experiments: dict[str, str] = {}
 
     @classmethod
     def arguments(cls, options: Options) -> Mapping[str, Any]:
@@ -76,13 +84,15 @@ def _controller(controller: Any, *args: Any, **kwargs: Any) -> None:
         return
     scheduler, search = controller._scheduler_alg, controller._search_alg
     searcher = getattr(search, "searcher", search)
+    name = getattr(controller._storage, "experiment_dir_name", None)
+    label = framework.experiments.setdefault(str(name), f"{name}/" if framework.experiments else "")
     said = {
-        "experiment": getattr(controller._storage, "experiment_dir_name", None),
+        "experiment": name,
         "scheduler": type(scheduler).__name__,
         "search_alg": type(getattr(searcher, "searcher", searcher)).__name__,
         "metric": controller._metric,
     }
-    record_parameters(framework, {"ray": {name: value for name, value in said.items() if value is not None}})
+    record_parameters(framework, {f"{label}ray": {name: value for name, value in said.items() if value is not None}})
     owner = next(kind for kind in type(scheduler).__mro__ if "on_trial_result" in vars(kind))
     RayFramework.patch_method(owner, "on_trial_result", _scheduler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -109,10 +110,10 @@ def error(trial: Any, exception: Any) -> None:
 
 
 def _reason(exception: BaseException) -> str:
-    """The words of an exception, in a line. One in `setup` comes as the text of a traceback, whose last line it is."""
+    """The words of an exception, in a line: of one in `setup`, or in Tune, which comes as the text of a traceback, the last."""
     lines = [line for line in str(exception).splitlines() if line.strip()]
-    if len(lines) > 1 and "creation task" in lines[0]:
-        return lines[-1].strip()
+    if len(lines) > 1 and ("creation task" in lines[0] or lines[0].startswith("Traceback ")):
+        return exits.told(lines[-1].strip())
     return " ".join(exits.of_exception(exception)[1].split())
 
 
@@ -134,9 +135,14 @@ def end_all(trials: Iterable[Any], live: Iterable[Any]) -> None:
         trials: its trials.
         live: those that were not at their end.
     """
+    status, reason = exits.outcome()
+    error = sys.exc_info()[1]
+    if status is RunStatus.FINISHED:
+        status, reason = RunStatus.KILLED, "interrupted"
+    elif error is not None:
+        reason = _reason(error)
     for trial in live:
-        how = exits.outcome()
-        _end(trial, "interrupted", (RunStatus.KILLED, "interrupted") if how[0] is RunStatus.FINISHED else how)
+        _end(trial, "interrupted", (status, reason))
     for trial in trials:
         failed(trial) if trial.status == "ERROR" else complete(trial)
 

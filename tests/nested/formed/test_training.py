@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,21 @@ def test_stopping_early(cap: Captured) -> None:
     assert {name: found[name] for name in history} == history
 
 
+def test_what_is_written_after_stopping_early_takes_no_place(cap: Captured, tmp_path: Path) -> None:
+    """The callback that stops is the last that hears of the values; another writes one of that name at the end."""
+
+    class Writes(TorchTrainingCallback):
+        def on_training_end(self, trainer: Any, model: Any, state: Any) -> Any:
+            writer.add_scalar("val/loss", -1.0, 99)
+            return state
+
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        history = train(Writes(), EarlyStoppingCallback(patience=1, metric="+val/loss"), max_epochs=9)
+    found = arrived(cap)
+    assert found["val/loss"] == history["val/loss"]
+    assert [points for name, points in found.items() if name.startswith("val/loss~")] == [[(99, -1.0)]]
+
+
 def test_callbacks_find_themselves_where_they_were(cap: Captured) -> None:
     """Also one that changes the list, and a tuple."""
 
@@ -137,6 +154,28 @@ def test_callbacks_find_themselves_where_they_were(cap: Captured) -> None:
     callbacks = made._callbacks
     made.train(Line(), rows(), rows(6))
     assert made._callbacks is callbacks
+
+
+def test_callbacks_that_one_of_them_copies(cap: Captured) -> None:
+    """As into a file, while values are logged. The copies train by themselves, and need no tracelet to be read."""
+
+    class Copies(TorchTrainingCallback):
+        def on_log(self, trainer: Any, model: Any, state: Any, metrics: Any, prefix: str = "") -> None:
+            pickled.append(pickle.dumps(trainer._callbacks[:1] + trainer._callbacks[-1:]))
+            copied.append(copy.deepcopy(trainer._callbacks))
+
+    pickled: list[bytes] = []
+    copied: list[Any] = []
+    train(Copies(), max_epochs=1)
+    assert len(pickled) == 4
+    assert {type(each) for each in pickle.loads(pickled[0])} == {TorchTrainingCallback}
+    assert b"tracelet" not in pickled[0]
+    found = arrived(cap)
+    tracelet.stop_logging()
+    made = trainer()
+    made._callbacks = copied[0]
+    made.train(Line(), rows(), rows(6))
+    assert arrived(cap) == found
 
 
 def test_without_a_run_nothing_is_touched() -> None:

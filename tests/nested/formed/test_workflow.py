@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,14 @@ def test_a_cached_result_is_linked_to_the_run_that_made_it(alone: Captured, tmp_
     with tracelet.start_logging("first"):
         run(steps(), tmp_path)
     made = begun(alone)
+    page = "http://127.0.0.1/#/experiments/1/runs/2"  # as a tracker with pages would have said
+    origin = Origin(made["trained"].id, "trained", page)
+    formed_origins.keep(made["trained"].plan.home, made["trained"].plan.tags["formed.fingerprint"], origin)
     with tracelet.start_logging("second") as second:
         run(steps(), tmp_path)
     cached = [each for each in alone.runs if each.begun and each.plan.parent == second.id]
     assert [each.name for each in cached] == ["trained", "evaluated"]
+    assert [each.plan.tags.get("cached_url") for each in cached] == [page, None]
     for each in cached:
         assert each.plan.tags["cached"] == "true"
         assert each.plan.tags["cached_from"] == made[each.name].id
@@ -198,6 +203,30 @@ def test_steps_that_wait(executor: type, alone: Captured, tmp_path: Path) -> Non
         assert arrived(alone, run=each) == {"first": [(1, float(number))], "second": [(2, float(number))]}
         assert (each.status, each.plan.parent) == (RunStatus.FINISHED, around.id)
     assert arrived(alone, run=around) == {"after": [(0, 1.0)]}
+
+
+def test_workflows_in_threads_are_beside_one_another(alone: Captured) -> None:
+    """What the second one is made of is a matter of the run around, not of the step that the first one is at."""
+
+    class Begins(WorkflowCallback):
+        def on_step_start(self, step_context: Any, execution_context: Any) -> None:
+            tracelet.log({"begun": 1.0}, step=0)
+            second.start()
+            second.join()
+
+    def work(name: str, callback: WorkflowCallback | None = None) -> None:
+        graph = WorkflowGraph.from_config({"steps": {name: {"type": "tracelet_test_says"}}})
+        DefaultWorkflowExecutor()(graph, callback=callback)
+
+    first = threading.Thread(target=work, args=("first", Begins()))
+    second = threading.Thread(target=work, args=("second",))
+    with tracelet.start_logging("workflows") as around:
+        first.start()
+        first.join()
+    runs = begun(alone)
+    assert {name: run.plan.parent for name, run in runs.items()} == {"first": around.id, "second": around.id}
+    assert params_of(alone, around).keys() == {"steps/first/type", "steps/second/type"}
+    assert params_of(alone, runs["first"]) == {"type": "tracelet_test_says"}
 
 
 def test_the_same_with_several_at_a_time(alone: Captured, tmp_path: Path) -> None:
