@@ -28,6 +28,7 @@ from tracelet.commands import check_capture, check_packages
 from tracelet.commands.check_settings import findings as settings_findings
 from tracelet.commands.findings import Finding, Level
 from tracelet.core.options import Options
+from tracelet.frameworks import Framework
 from tracelet.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,26 @@ def test_what_is_captured_and_in_which_range(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(check_capture, "installed", {"wandb": "0.31.0"}.get)
     found = {f.subject: f.text for f in check_capture.findings(Options(), deep=False)}
     assert "sync_tensorboard" in found["wandb 0.31.0"]
+
+
+class Yaml(Framework):
+    """Of a module whose package has another name."""
+
+    identifier, module, package, since, before = "yaml", "yaml", "yaml", (5,), (99,)
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__()
+
+
+def test_a_framework_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["yaml"])
+    monkeypatch.setattr(check_capture, "kind_of", lambda _: Yaml)
+    found = next(check_capture.findings(Options(), deep=False))
+    assert (found.level, found.text.split(" (")[0]) == (Level.OK, "calls of yaml")
+    monkeypatch.setenv("TRACELET_YAML__EVERY", "often")
+    found = next(check_capture.findings(Options(), deep=False))
+    assert found.level is Level.PROBLEM
+    assert "TRACELET_YAML__EVERY='often' makes no sense" in found.text
 
 
 def test_capturing_that_is_switched_off(home: Path, tmp_path: Path) -> None:
