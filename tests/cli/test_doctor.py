@@ -24,11 +24,11 @@ from tests.support.commands import tracelet
 from tests.support.fuse import fuse
 from tests.support.processes import until
 from tests.support.spools import SlotWriter
-from tracelet.commands import check_capture, check_packages
+from tracelet.commands import check_capture, check_packages, trial
 from tracelet.commands.check_settings import findings as settings_findings
 from tracelet.commands.findings import Finding, Level
 from tracelet.core.options import Options
-from tracelet.frameworks import Framework
+from tracelet.frameworks import Framework, Place, after
 from tracelet.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -409,8 +409,31 @@ ADDS = [
 ]
 
 
+class Handlers(Framework):
+    """Its module has none of the classes that are patched."""
+
+    identifier, module, package, since, before = "handlers", "logging", "logging", (0,), (99,)
+
+    @classmethod
+    def places(cls) -> list[Place]:
+        return [
+            Place(".handlers", "SocketHandler", "emit", after("sending", print)),
+            Place(".config", "ConvertingDict", "pop", after("reading", print), later=True),
+        ]
+
+
+def test_deep_finds_places_in_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "kind_of", lambda _: Handlers)
+    said = trial.attempt("handlers")
+    assert "SocketHandler.emit" in said["patched"]
+    assert (said["left"], said["foreign"]) == ([], {})
+
+
 def test_deep_tries_what_is_installed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = [f for f in check_capture.findings(Options(), deep=True) if f.subject == "pytorch, tried"]
+    # By default no files are kept: then there is nothing to try.
+    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["pytorch", "files"])
+    (found,) = [f for f in check_capture.findings(Options(), deep=True) if f.subject.endswith(", tried")]
+    assert found.subject == "pytorch, tried"
     assert found.level is Level.OK
     assert "SummaryWriter.add_scalar" in found.text
     monkeypatch.setattr(check_capture, "_DEEP_SECONDS", 0.01)

@@ -48,11 +48,15 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
             continue
         try:
             found, there = _of(framework, options)
+            tried = deep and there and framework(**framework.arguments(options)).captures
         except ConfigurationError as error:
             yield problem(_ABOUT, identifier, f"is not recorded: {error}", "change that variable, or unset it")
             continue
+        except Exception as error:  # another package's constructor
+            yield problem(_ABOUT, identifier, f"is not recorded: {in_a_line(error)}", "mend its framework")
+            continue
         yield found
-        if there and deep:
+        if tried:
             yield from _deep(identifier, framework)
     for package, how in _OTHERS.items():
         if (version := installed(package)) is not None:

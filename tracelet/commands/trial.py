@@ -6,9 +6,12 @@ import importlib
 import json
 import sys
 import types
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from tracelet.frameworks.base import Framework
 from tracelet.frameworks.table import kind_of
 
 __all__ = ["attempt"]
@@ -26,21 +29,31 @@ def attempt(identifier: str) -> dict[str, Any]:
     """
     framework = kind_of(identifier)
     module = importlib.import_module(framework.module)
-    before = _methods(module)
+    modules = [module, *_further(framework)]
+    before = _methods(modules)
     framework.install()
-    during = _methods(module)
+    during = _methods(modules)
     framework.uninstall()
-    after = _methods(module)
+    after = _methods(modules)
     patched = [method for method, value in during.items() if before.get(method) is not value]
     foreign = {method: who for method in patched if (who := _stranger(before.get(method), module))}
     left = [method for method, value in after.items() if before.get(method) is not value]
     return {"patched": patched, "left": left, "foreign": foreign}
 
 
-def _methods(module: ModuleType) -> dict[str, Any]:
-    """What the classes of a module have, by dotted name."""
+def _further(framework: type[Framework]) -> Iterator[ModuleType]:
+    """The other modules in which a framework has places, but for those that are patched when somebody imports them."""
+    names = {framework._places.module_of(place) for place in framework.places() if not place.later}
+    for name in sorted(names - {framework.module}):
+        with suppress(ImportError):
+            yield importlib.import_module(name)
+
+
+def _methods(modules: Iterable[ModuleType]) -> dict[str, Any]:
+    """What the classes of modules have, by dotted name."""
     return {
         f"{name}.{attribute}": value
+        for module in modules
         for name, owner in vars(module).items()
         if isinstance(owner, type)
         for attribute, value in vars(owner).items()
