@@ -50,8 +50,8 @@ def children(report: Report, home: Home, rounds: int) -> None:
     """Start-up of a child under `tracelet run`."""
     plain = home.environment()
     command = understand([sys.executable, "-c", "pass"])
-    interpreter = examine(command, ())
-    injected = leave(plain, Asked(), home.path, command, interpreter, _intercepted())
+    interpreter = examine(command, (), plugins=True)
+    injected = leave(plain, Asked(), home.path, command, interpreter, (*_intercepted(), *interpreter.plugins))
     for title, code in CHILDREN.items():
         times: dict[bool, list[float]] = {True: [], False: []}
         for number in range(2 * rounds + 2):

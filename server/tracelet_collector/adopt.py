@@ -213,11 +213,11 @@ class Adopter:
                 feed.flush()
                 self._restarts.wait(spool.path)
                 return True
-            # An attempt that was not the last has left its end, or another one has said how the run ended.
-            may_be_said = "restarts" in info.writer and "end" not in info.writer
-            goes_on = may_be_said and (self._has_end(spool) or not self._runs(run.run_id))
+            is_attempt = "restarts" in info.writer and "end" not in info.writer
+            goes_on = is_attempt and not self._runs(run.run_id)  # another one has said how the run ended
             if not goes_on:
-                feed.put_batch(_end(info, feed.position, _time_of_death(spool, feed.last_wall_time)))
+                says = self._end_left_since(spool, info) if is_attempt else info
+                feed.put_batch(_end(says or info, feed.position, _time_of_death(spool, feed.last_wall_time)))
         feed.flush()
         if writer.owner and not goes_on and not self._log.open_stream(run, writer).ended:
             return True  # the writer's last frames came in between, beyond what its damaged spool has: again from there
@@ -241,7 +241,7 @@ class Adopter:
         """
         run_id = str(info.run["run_id"])
         later = (other for other in self._log.streams(run_id) if other.owner and other.epoch > info.epoch)
-        if "end" in info.writer and any(later):
+        if "end" in info.writer and not all(self._is_of_one_attempt(spool, info, other) for other in later):
             spool.remove()  # the next attempt has begun
             return False
         if self._restarts.waits(spool.path, info.writer):
@@ -265,9 +265,25 @@ class Adopter:
         except (OSError, ValueError):
             return False
 
-    def _has_end(self, spool: SpoolDirectory) -> bool:
-        """Whether an attempt of a spool's run has left how the run ends."""
-        return any(self._time_of_end(path) for path in spool.path.parent.iterdir() if path != spool.path)
+    def _end_left_since(self, spool: SpoolDirectory, info: SpoolInfo) -> SpoolInfo | None:
+        """The first end that was left for the run in a spool's attempt, or after it."""
+        left = [path for path in spool.path.parent.iterdir() if self._time_of_end(path)]
+        for path in sorted(left, key=self._time_of_end):
+            other = self._spools.info(SpoolDirectory(path))
+            if other.epoch > info.epoch or other.writer.get("restarts") == info.writer["restarts"]:
+                return other
+        return None
+
+    def _is_of_one_attempt(self, spool: SpoolDirectory, info: SpoolInfo, stream: StreamRow) -> bool:
+        """Whether a stream whose spool is there, as it has not ended, is of the attempt in which an end was left.
+
+        A rank may fail before the first one, which its launcher ends then, has begun the run.
+        """
+        path = spool.path.with_name(f"{stream.writer_id}-{stream.epoch}")
+        try:
+            return self._spools.info(SpoolDirectory(path)).writer.get("restarts") == info.writer.get("restarts")
+        except (OSError, ValueError):
+            return False
 
     def _time_of_end(self, path: Path) -> float:
         """Of an end that is left in a spool; 0.0 where there is none."""

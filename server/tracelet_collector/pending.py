@@ -39,6 +39,8 @@ class Restarts:
             lives = _lives(launcher, str(writer.get("host", "")))
         except (KeyError, TypeError, ValueError):
             return False
+        except OSError:
+            lives = None  # what tells it cannot be read here
         if lives is None:
             return time.monotonic() - self._seen.setdefault(spool, time.monotonic()) < _BLIND
         return lives

@@ -24,10 +24,11 @@ from tests.support.commands import tracelet
 from tests.support.fuse import fuse
 from tests.support.processes import until
 from tests.support.spools import SlotWriter
-from tracelet.commands import check_capture, check_packages
+from tracelet.commands import check_capture, check_packages, trial
 from tracelet.commands.check_settings import findings as settings_findings
 from tracelet.commands.findings import Finding, Level
 from tracelet.core.options import Options
+from tracelet.frameworks import Framework, Place, after
 from tracelet.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,26 @@ def test_what_is_captured_and_in_which_range(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(check_capture, "installed", {"wandb": "0.31.0"}.get)
     found = {f.subject: f.text for f in check_capture.findings(Options(), deep=False)}
     assert "sync_tensorboard" in found["wandb 0.31.0"]
+
+
+class Yaml(Framework):
+    """Of a module whose package has another name."""
+
+    identifier, module, package, since, before = "yaml", "yaml", "yaml", (5,), (99,)
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__()
+
+
+def test_a_framework_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["yaml"])
+    monkeypatch.setattr(check_capture, "kind_of", lambda _: Yaml)
+    found = next(check_capture.findings(Options(), deep=False))
+    assert (found.level, found.text.split(" (")[0]) == (Level.OK, "calls of yaml")
+    monkeypatch.setenv("TRACELET_YAML__EVERY", "often")
+    found = next(check_capture.findings(Options(), deep=False))
+    assert found.level is Level.PROBLEM
+    assert "TRACELET_YAML__EVERY='often' makes no sense" in found.text
 
 
 def test_capturing_that_is_switched_off(home: Path, tmp_path: Path) -> None:
@@ -388,15 +409,33 @@ ADDS = [
 ]
 
 
+class Handlers(Framework):
+    """Its module has none of the classes that are patched."""
+
+    identifier, module, package, since, before = "handlers", "logging", "logging", (0,), (99,)
+
+    @classmethod
+    def places(cls) -> list[Place]:
+        return [
+            Place(".handlers", "SocketHandler", "emit", after("sending", print)),
+            Place(".config", "ConvertingDict", "pop", after("reading", print), later=True),
+        ]
+
+
+def test_deep_finds_places_in_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "kind_of", lambda _: Handlers)
+    said = trial.attempt("handlers")
+    assert "SocketHandler.emit" in said["patched"]
+    assert (said["left"], said["foreign"]) == ([], {})
+
+
 def test_deep_tries_what_is_installed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what is patched in other modules than the one that is waited for; not what nobody has asked for."""
-    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["pytorch", "optuna", "files"])
-    tried = {f.subject: f for f in check_capture.findings(Options(), deep=True) if f.subject.endswith("tried")}
-    assert tried.keys() == {"pytorch, tried", "optuna, tried"}
-    assert {found.level for found in tried.values()} == {Level.OK}
-    assert "SummaryWriter.add_scalar" in tried["pytorch, tried"].text
-    assert "_optimize._run_trial" in tried["optuna, tried"].text
-    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["pytorch"])
+    # By default no files are kept: then there is nothing to try.
+    monkeypatch.setattr(check_capture, "identifiers", lambda _: ["pytorch", "files"])
+    (found,) = [f for f in check_capture.findings(Options(), deep=True) if f.subject.endswith(", tried")]
+    assert found.subject == "pytorch, tried"
+    assert found.level is Level.OK
+    assert "SummaryWriter.add_scalar" in found.text
     monkeypatch.setattr(check_capture, "_DEEP_SECONDS", 0.01)
     (late,) = [f for f in check_capture.findings(Options(), deep=True) if f.subject == "pytorch, tried"]
     assert late.level is Level.PROBLEM

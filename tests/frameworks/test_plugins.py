@@ -166,6 +166,7 @@ class Good(Framework):
 class Plain: pass
 class OtherName(Good): pass
 class Lacking(Framework): identifier, module, package, since = "lacking", "library", "library", (1,)
+class Bounded(Framework): identifier, module, package, since, before = "bounded", "library", "library", (1,), "2"
 class Older(Good): identifier, package, module = "older", "old_library", "old_library"
 class Newer(Good): identifier, package, module = "newer", "new_library", "new_library"
 class Setting(Good): identifier = "setting"
@@ -194,6 +195,7 @@ POINTS = {
     "plain": "Plain",
     "other": "OtherName",
     "lacking": "Lacking",
+    "bounded": "Bounded",
     "older": "Older",
     "newer": "Newer",
     "setting": "Setting",
@@ -226,6 +228,7 @@ print(json.dumps(sorted(point.name for point in points(home))))
 """
 LINES = [
     "constructor failed (ValueError: not today)",
+    "bounded, a framework of broken, failed (TypeError: framework:Bounded must have before as a tuple of whole numbers, ",
     "exits, a framework of exiting, failed (SystemExit: 3)",
     "gone, a framework of gone, failed (ModuleNotFoundError: No module named 'nowhere_at_all')",
     "hooking failed (ValueError: in a hook)",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.clients import PRELUDE, Client, client
 from tests.support.commands import TRACELET, run, tracelet
 from tests.support.processes import until
 from tests.support.spine import Spine
+from tracelet.core import jobs
 from tracelet.core.metrics import RunEnd, RunStatus, Tags
 
 # Resumes from its checkpoint, which is older than what it logged last; it knows no tracelet.
@@ -151,3 +153,18 @@ open("run id", "w").write(run.id)
     assert [shared.run(script).code for _ in range(2)] == [0, 0]
     assert shared.status("by its checkpoint") == "finished"
     assert shared.points("by its checkpoint", "loss") == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("spoil", [Path.mkdir, lambda claim: claim.write_bytes(b"\xff")], ids=["a folder", "no text"])
+def test_a_claim_that_cannot_be_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    """The run is a new one then, and `start_logging` raises nothing."""
+    monkeypatch.setenv("AWS_BATCH_JOB_ID", "spoiled")
+    monkeypatch.setenv("AWS_BATCH_JOB_ATTEMPT", "1")
+    run_id = jobs.run_id_of_job(home, ["train.py"])
+    assert run_id == jobs.run_id_of_job(home, ["train.py"]) != ""
+    (claim,) = (home / "jobs").iterdir()
+    claim.unlink()
+    spoil(claim)
+    assert jobs.run_id_of_job(home, ["train.py"]) == ""

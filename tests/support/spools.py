@@ -36,12 +36,14 @@ def spool_info(run: wire.RunSpec, writer: wire.WriterSpec, sends: bool = True) -
 class SlotWriter:
     """A spool whose writer lives until `die`.
 
-    Points have their position as step and value, as those of `tests.support.batches` have.
+    Points have their position as step and value, as those of `tests.support.batches` have. `also` is what `spool.json` says of
+    the writer beside what the wire has.
     """
 
-    def __init__(self, home: Path, run: wire.RunSpec, writer: wire.WriterSpec, sends: bool = True) -> None:
+    def __init__(self, home: Path, run: wire.RunSpec, writer: wire.WriterSpec, sends: bool = True, **also: Any) -> None:
         self.epoch = writer.epoch
-        self.directory, self._lock = SpoolDirectory.create(home, spool_info(run, writer, sends))
+        said = spool_info(run, writer, sends)
+        self.directory, self._lock = SpoolDirectory.create(home, SpoolInfo(said.run, {**said.writer, **also}, sends))
         self.path = self.directory.path
         self.position = 0
         self._mark = mark_of(writer.epoch)

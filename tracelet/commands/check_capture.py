@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any, Final
 
 from tracelet.commands.check_packages import installed, numbers
 from tracelet.commands.findings import Finding, ok, problem, warning
 from tracelet.core.options import Options
+from tracelet.errors import ConfigurationError
 from tracelet.frameworks.base import Framework
-from tracelet.frameworks.table import identifiers, kind_of
+from tracelet.frameworks.table import FRAMEWORKS, identifiers, kind_of
 from tracelet.guard import in_a_line
 
 __all__ = ["findings"]
@@ -44,9 +46,17 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
                 _ABOUT, identifier, f"cannot be loaded: {in_a_line(error)}", "install another version of its package"
             )
             continue
-        found, there = _of(framework, options)
+        try:
+            found, there = _of(framework, options)
+            tried = deep and there and framework(**framework.arguments(options)).captures
+        except ConfigurationError as error:
+            yield problem(_ABOUT, identifier, f"is not recorded: {error}", "change that variable, or unset it")
+            continue
+        except Exception as error:  # another package's constructor
+            yield problem(_ABOUT, identifier, f"is not recorded: {in_a_line(error)}", "mend its framework")
+            continue
         yield found
-        if there and deep and framework(**framework.arguments(options)).captures:
+        if tried:
             yield from _deep(identifier, framework)
     for package, how in _OTHERS.items():
         if (version := installed(package)) is not None:
@@ -55,7 +65,7 @@ def findings(options: Options, *, deep: bool) -> Iterator[Finding]:
 
 def _of(framework: type[Framework], options: Options) -> tuple[Finding, bool]:
     identifier, package = framework.identifier, framework.package
-    version = next((found for name in _distributions(package) if (found := installed(name))), None)
+    version = next((found for name in _distributions(framework) if (found := installed(name))), None)
     if version is None:
         return ok(_ABOUT, identifier, f"{package} is not installed: nothing to capture"), False
     if off := framework.switched_off(options):
@@ -79,9 +89,12 @@ def _of(framework: type[Framework], options: Options) -> tuple[Finding, bool]:
     return ok(_ABOUT, identifier, f"calls of {framework.module} ({fits})"), True
 
 
-def _distributions(package: str) -> tuple[str, ...]:
+def _distributions(framework: type[Framework]) -> Iterator[str]:
     """Names under which a module's package is published."""
-    return (package, package.replace("_", "-"))
+    package = framework.package
+    yield from (package, package.replace("_", "-"))
+    if framework.identifier not in FRAMEWORKS:  # of ours those are the names
+        yield from metadata.packages_distributions().get(package, ())
 
 
 def _range(framework: type[Framework]) -> str:

@@ -6,10 +6,12 @@ import importlib
 import json
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from tracelet.frameworks.base import Framework
 from tracelet.frameworks.table import kind_of
 
 __all__ = ["attempt"]
@@ -27,29 +29,33 @@ def attempt(identifier: str) -> dict[str, Any]:
     """
     framework = kind_of(identifier)
     module = importlib.import_module(framework.module)
-    before = _methods(module)
+    modules = [module, *_further(framework)]
+    before = _methods(modules)
     framework.install()
-    elsewhere = {f"{owner.__name__.rpartition('.')[2]}.{name}": (owner, name) for owner, name in framework.patched()}
-    during = {**_methods(module), **_own(elsewhere)}
-    here = set(before)
-    before = {**{name: getattr(during[name], "__wrapped__", None) for name in elsewhere}, **before}
+    during = _methods(modules)
     framework.uninstall()
-    after = {**_methods(module), **_own(elsewhere)}
+    after = _methods(modules)
     patched = [method for method, value in during.items() if before.get(method) is not value]
     # Elsewhere, decorators of the library's own relations would be taken for strangers.
+    here = _methods([module]).keys() & before.keys()
     foreign = {method: who for method in patched if method in here and (who := _stranger(before[method], module))}
     left = [method for method, value in after.items() if before.get(method) is not value]
     return {"patched": patched, "left": left, "foreign": foreign}
 
 
-def _own(places: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
-    return {method: vars(owner).get(name) for method, (owner, name) in places.items()}
+def _further(framework: type[Framework]) -> Iterator[ModuleType]:
+    """The other modules in which a framework has places, but for those that are patched when somebody imports them."""
+    names = {framework._places.module_of(place) for place in framework.places() if not place.later}
+    for name in sorted(names - {framework.module}):
+        with suppress(ImportError):
+            yield importlib.import_module(name)
 
 
-def _methods(module: ModuleType) -> dict[str, Any]:
-    """What the classes of a module have, by dotted name."""
+def _methods(modules: Iterable[ModuleType]) -> dict[str, Any]:
+    """What the classes of modules have, by dotted name."""
     return {
         f"{name}.{attribute}": value
+        for module in modules
         for name, owner in vars(module).items()
         if isinstance(owner, type)
         for attribute, value in vars(owner).items()

@@ -75,12 +75,13 @@ def run_id_of_job(home: Path, arguments: Sequence[str] | None = None) -> str:
     me = " ".join(str(part) for part in birth())
     try:
         claim.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with claim.open("x") as file:
-            file.write(me)
+        try:
+            with claim.open("x") as file:
+                file.write(me)
+        except FileExistsError:
+            return run_id if claim.read_text() == me else ""
         return run_id
-    except FileExistsError:
-        return run_id if claim.read_text() == me else ""
-    except OSError:
+    except (OSError, ValueError):
         return ""  # said when the run begins
 
 

@@ -219,11 +219,6 @@ class Framework(ABC):
         cls._places.patch_method(owner, name, build)
 
     @classmethod
-    def patched(cls) -> list[tuple[type | ModuleType, str]]:
-        """Of the places, those that are patched now."""
-        return cls._places.patched()
-
-    @classmethod
     def _on_import(cls, module: ModuleType) -> None:
         if cls._wanted:
             try:

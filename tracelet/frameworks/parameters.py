@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from tracelet.frameworks.base import Framework
-from tracelet.secrets import redacted_params
 
 __all__ = ["described", "flat", "plain", "record_parameters"]
 
@@ -25,6 +24,10 @@ def record_parameters(framework: Framework, given: Any, but: Collection[str] = (
         given: a mapping, a namespace or a dataclass; what is in it too.
         but: names that are left out.
     """
+    from tracelet.secrets import (
+        redacted_params,  # its forms take milliseconds to compile, which most runs do not need at once
+    )
+
     said = redacted_params(dict(flat(given, "/")))
     new = {n: value for n, value in said.items() if n not in but and framework.told.get(n, _NEVER) != value}
     if new and framework.experiment is not None:

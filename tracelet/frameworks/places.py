@@ -58,7 +58,7 @@ class Places:
         at_once: list[Place] = []
         later: dict[str, list[Place]] = {}
         for place in places:
-            module = self._module_of(place)
+            module = self.module_of(place)
             if place.later and sys.modules.get(module) is None:
                 later.setdefault(module, []).append(place)
             else:
@@ -79,10 +79,6 @@ class Places:
         """
         self._patches.setdefault((owner, name), MethodPatch(owner, name, build)).install()
 
-    def patched(self) -> list[tuple[type | ModuleType, str]]:
-        """What is patched now: classes, or modules, and names."""
-        return list(self._patches)
-
     def unpatch(self) -> None:
         """Take the patches off; when they are not on, do nothing."""
         self._wanted = False
@@ -91,14 +87,15 @@ class Places:
             if patch.gone:
                 del self._patches[key]  # it would keep the script's class alive
 
-    def _module_of(self, place: Place) -> str:
+    def module_of(self, place: Place) -> str:
+        """The full name of a place's module."""
         return self._module + place.module if place.module[:1] in ("", ".") else place.module
 
     def _patch_now(self, places: Iterable[Place]) -> None:
         missed, met = [], 0
         for place in places:
             try:
-                owner: Any = importlib.import_module(self._module_of(place))
+                owner: Any = importlib.import_module(self.module_of(place))
                 for name in filter(None, place.owner.split(".")):
                     owner = getattr(owner, name)
                 self.patch_method(owner, place.name, place.build)
@@ -110,7 +107,7 @@ class Places:
             say(f"the {self._package} that was imported has nothing of what is listened to: it is not recorded")
             return
         for place in missed:
-            where = ".".join(part for part in (self._module_of(place), place.owner, place.name) if part)
+            where = ".".join(part for part in (self.module_of(place), place.owner, place.name) if part)
             say(f"there is no {where} in this version of {self._package}: what is seen there is not recorded")
 
     def _imported(self, module: ModuleType) -> None:

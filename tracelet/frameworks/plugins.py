@@ -105,6 +105,9 @@ def load(plugin: Plugin) -> type[Framework]:
         raise TypeError(f"{plugin.value} must have identifier = {plugin.name!r}, as its entry point is called")
     if lacking := [name for name in _DECLARED if not hasattr(thing, name)]:
         raise TypeError(f"{plugin.value} lacks {', '.join(lacking)}")
+    for name, bound in (("since", thing.since), ("before", thing.before)):
+        if not isinstance(bound, tuple) or not bound or not all(type(number) is int for number in bound):
+            raise TypeError(f"{plugin.value} must have {name} as a tuple of whole numbers, as (1, 4), not {bound!r}")
     return _kinds.setdefault(plugin.name, thing)
 
 
