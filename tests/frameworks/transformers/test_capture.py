@@ -275,6 +275,8 @@ def test_parameters(cap: testing.Captured) -> None:
     assert of_model.items() >= {"model/dim": 8, "model/vocab_size": 32, "model/model_type": "distilbert"}.items()
     assert of_model["model/class"] == "DistilBertForSequenceClassification"
     assert len(cap.params) < 50
+    assert "report_to" not in cap.params
+    assert "model/output_attentions" not in of_model  # any model's configuration has it
     assert not any("id2label" in name or "version" in name for name in of_model)
 
 
@@ -337,14 +339,20 @@ def test_a_search_for_hyperparameters(cap: testing.Captured) -> None:
 
 
 def test_a_search_in_which_each_trial_begins_a_run(alone: testing.Captured) -> None:
-    _searching(["tracelet"])
+    """Also one that is pruned: an exception leaves its training, and is no failure."""
+    _searching(["tracelet"], prune=1)
     assert len({run.id for run in alone.runs}) == 2
     assert [run.status for run in alone.runs] == [RunStatus.FINISHED] * 2
-    assert [len(alone.points("eval/loss", run)) for run in alone.runs] == [2, 2]
+    assert [len(alone.points("eval/loss", run)) for run in alone.runs] == [2, 1]
 
 
-def _searching(report_to: list[str]) -> Trainer:
+def _searching(report_to: list[str], prune: int | None = None) -> Trainer:
+    """Two trials; the one of that number is pruned by its first evaluation."""
     import optuna
+
+    class Pruner(optuna.pruners.BasePruner):
+        def prune(self, study: Any, trial: Any) -> bool:
+            return bool(trial.number == prune)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ran = trainer(
@@ -353,6 +361,7 @@ def _searching(report_to: list[str]) -> Trainer:
     ran.hyperparameter_search(
         backend="optuna",
         n_trials=2,
+        pruner=Pruner(),
         direction="minimize",
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
     )
