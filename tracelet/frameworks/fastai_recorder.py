@@ -6,13 +6,12 @@ is added to a Learner.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tracelet.core.values import read_together
 from tracelet.frameworks.fastai_fits import tell_of
 from tracelet.frameworks.fastai_learner import Learning
+from tracelet.frameworks.numbers import flat, numbers
 from tracelet.frameworks.places import Place
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper, after
@@ -130,7 +129,7 @@ def _hypers(learning: Learning, learner: Any) -> dict[str, float]:
         for name, value in hypers.items()
         if not isinstance(value, bool)
     }
-    found = _numbers(now)
+    found = dict(flat(numbers(now)))
     rates = {f"lr_{group}" for group in range(len(groups))}
     new = {name: value for name, value in found.items() if name in rates or learning.hypers.get(name) != value}
     learning.hypers = found
@@ -146,7 +145,7 @@ def _record(
     if not learning.told:
         tell_of(framework, learning, learner)
     step = learning.step(learner)
-    for name, value in _numbers(values).items():
+    for name, value in flat(numbers(values)):
         learning.names.add(name)
         run.record(f"{learning.prefix}{name}{behind}", value, step, None)
     learning.recorded = True
@@ -155,24 +154,3 @@ def _record(
 def _mean(loss: Any) -> Any:
     """A batch's loss, as the Recorder takes it: one that is not reduced by its mean."""
     return loss.detach().mean() if loss.numel() != 1 else loss
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What are numbers, in their order; of those on a device, each device is asked once."""
-    torch: Any = sys.modules["torch"]
-    found: dict[str, float] = {}
-    waiting: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, torch.Tensor):
-            if value.numel() != 1:
-                continue
-            found[name] = value.detach().reshape(()).tolist() if value.device.type == "cpu" else 0.0
-            if value.device.type != "cpu":
-                waiting[name] = value
-        elif isinstance(value, int | float):
-            found[name] = float(value)
-        elif hasattr(value, "item") and getattr(value, "size", 0) == 1:
-            found[name] = float(value.item())
-    if waiting:
-        found.update(zip(waiting, read_together(list(waiting.values())), strict=True))
-    return found

@@ -1,7 +1,8 @@
-"""One call by which a library hands values to several trackers: each value is recorded once, when all of them have had it.
+"""One call by which a library hands values to several trackers: each value is recorded once, also when a tracker fails.
 
 A scope is open around the call (see `once`). What a tracker's SummaryWriter writes arrives as any SummaryWriter's points do,
-with its labels, and the rest is recorded afterwards: also when a tracker fails, as the library has logged it.
+with its labels, and the rest is recorded afterwards. Where no tracker has a SummaryWriter, all is recorded before the call: so
+the names are the library's, whatever SummaryWriters of the script's own write meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tracelet.core import contents
 from tracelet.core.metrics import MetricType
 from tracelet.frameworks import once
-from tracelet.frameworks.numbers import numbers, record_all
+from tracelet.frameworks.numbers import flat, numbers
 from tracelet.frameworks.once import Scope
 from tracelet.guard import swallow
 from tracelet.patching import Switch, Wrapper
@@ -30,7 +31,7 @@ class Handed(NamedTuple):
         run: whose it is.
         values: by name, a mapping that nobody changes meanwhile.
         step: of all of them; None counts them.
-        writers: the trackers' SummaryWriters, once they have had the values: some are made on the way.
+        writers: the trackers' SummaryWriters; None for one that is made when its tracker gets the values.
     """
 
     run: Experiment
@@ -52,21 +53,24 @@ def handing(what: str, given: Callable[..., Handed | None]) -> Callable[[Switch]
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         ) -> Any:
             handed = None
+            scope = Scope()
             if switch.on:
                 try:
                     handed = given(instance, *args, **kwargs)
+                    if handed is not None and not list(handed.writers()):
+                        record(handed, scope)
                 except Exception as error:
                     swallow(what, error)
             if handed is None:
                 return wrapped(*args, **kwargs)
-            scope = Scope()
             token = once.enter(scope)
             try:
                 return wrapped(*args, **kwargs)
             finally:
                 once.leave(token)
                 try:
-                    record(handed, scope)
+                    if list(handed.writers()):
+                        record(handed, scope)
                 except Exception as error:
                     swallow(what, error)
 
@@ -79,7 +83,10 @@ def record(handed: Handed, scope: Scope) -> None:
     """Record what no SummaryWriter wrote: numbers, and texts where there is no SummaryWriter to write them."""
     run, values, step, _ = handed
     folder = _log_dir(handed.writers())
-    record_all(run, numbers(values), step, "", folder, scope.covered)
+    for name, value in flat(numbers(values)):
+        if not scope.wrote_it(name, value, step):
+            run.record(name, value, step, None, folder)
+            scope.recorded(name, value, step)
     for name, value in values.items():
         if isinstance(value, str) and not folder:
             run.record_media(name, MetricType.TEXT, contents.text(value), step, None)

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["Recent", "Scope", "enter", "here", "leave"]
 
+_NOBODY: Final = 0  # the id of no object
+
 
 class Scope:
     """What happens to some numbers on their way through loggers.
@@ -69,8 +71,15 @@ class Scope:
         if self.recent is not None:
             return self.recent.takes(self.logger, name, value, step)
         self.covered.add(name)
-        same = (name, step, None if math.isnan(value) else value)
-        return self._written.setdefault(same, id(writer)) == id(writer)
+        return self._written.setdefault(_key(name, value, step), id(writer)) == id(writer)
+
+    def wrote_it(self, name: str, value: float, step: int | None) -> bool:
+        """Whether a SummaryWriter has written that very value, or it is recorded otherwise."""
+        return _key(name, value, step) in self._written
+
+    def recorded(self, name: str, value: float, step: int | None) -> None:
+        """A value is recorded: a SummaryWriter's is the same."""
+        self._written[_key(name, value, step)] = _NOBODY
 
 
 class _Given(NamedTuple):
@@ -98,6 +107,10 @@ class Recent:
             return False
         self._given[name] = _Given(step, value, frozenset((id(logger),)))
         return True
+
+
+def _key(name: str, value: float, step: int | None) -> tuple[str, int | None, float | None]:
+    return name, step, None if math.isnan(value) else value  # NaN is not equal to itself
 
 
 def _same(one: float, other: float) -> bool:

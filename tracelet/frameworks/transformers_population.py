@@ -40,6 +40,19 @@ class PopulationTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._micro_batches: list[tuple[Any, Any]] = []
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, without the micro-batches that a training has left which was interrupted in the middle of a step.
+
+        Args:
+            args: as for Trainer.
+            kwargs: likewise.
+
+        Returns:
+            What Trainer returns.
+        """
+        self._micro_batches = []
+        return super().train(*args, **kwargs)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer; a population optimizer searches all parameters that are trained, and has no weight decay.
 

@@ -81,7 +81,7 @@ class TraceletCallback:
         self._log_model = log_model
         self._run: Experiment | None = None
         self._mine = False  # the run that it has
-        self._over = False  # a training has come to its end
+        self._over = False  # a trial's training has come to its end
         self.began: str | None = None
         _LIBRARY.install()
 
@@ -152,7 +152,7 @@ class TraceletCallback:
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The training is over; its run ends when the Trainer returns."""
-        self._over = True
+        self._over = state.is_hyper_param_search
         self._end_unless_at_work()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:

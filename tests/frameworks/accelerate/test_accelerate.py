@@ -241,6 +241,10 @@ def test_two_in_a_row(alone: testing.Captured) -> None:
         accelerator.end_training()
     assert [run.name for run in alone.runs] == ["number 0", "number 1"]
     assert [arrived(alone, run) for run in alone.runs] == [EXPECTED, EXPECTED]
+    # What is logged after the end goes on in the run that the tracker had.
+    accelerator.log({"late": 1.0}, step=3)
+    accelerator.end_training()
+    assert (len(alone.runs), alone.runs[2].id) == (3, alone.runs[1].id)
 
 
 def test_it_pickles(alone: testing.Captured) -> None:

@@ -257,6 +257,9 @@ def test_parameters(cap: Captured) -> None:
     assert (cap.params["fit_one_cycle/n_epoch"], cap.params["fit_one_cycle/pct_start"]) == (1, 0.25)
     assert cap.params["fit/n_epoch"] == 1  # what fit_one_cycle calls is not told again
     assert "fit_2/n_epoch" not in cap.params
+    for _ in range(20):
+        made.fit(0)
+    assert {"fit_20/n_epoch", "fit_21/n_epoch"} & cap.params.keys() == {"fit_20/n_epoch"}
 
 
 def test_a_wrong_call_raises_what_fastai_raises(cap: Captured) -> None:

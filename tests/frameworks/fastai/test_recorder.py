@@ -119,6 +119,7 @@ def test_metrics_that_are_no_numbers(cap: Captured) -> None:
         "tensor": torch.tensor([2.0]),
         "flag": True,
         "lists": [1, 2],
+        "parts": {"a": 1.5, "b": "text"},
     }
     asked: list[str] = []
 
@@ -126,9 +127,9 @@ def test_metrics_that_are_no_numbers(cap: Captured) -> None:
         return ValueMetric(lambda: asked.append(name) or answers[name], name)
 
     fit(1, metrics=[metric(name) for name in answers])
-    found = {name: values(cap, name) for name in answers if name in cap.names}
+    found = {name: values(cap, name) for name in [*answers, "parts/a", "parts/b"] if name in cap.names}
     assert math.isnan(found.pop("nan")[0])
-    assert found == {"numpy": [0.5], "array": [0.25], "tensor": [2.0], "flag": [1.0]}
+    assert found == {"numpy": [0.5], "array": [0.25], "tensor": [2.0], "flag": [1.0], "parts/a": [1.5]}
     assert asked.count("numpy") <= 2  # _maybe_item asks again where an item() fails; nobody else does
     assert asked.count("tensor") == 1
 

@@ -78,6 +78,17 @@ def test_a_training_that_breaks_off(alone: testing.Captured, error: BaseExceptio
     assert arrived(alone) == history(ran)
 
 
+def test_another_callback_fails_at_the_end(alone: testing.Captured) -> None:
+    class Failing(TrainerCallback):
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            raise OSError("the disk is full")
+
+    ran = trainer(callbacks=[TraceletCallback(), Failing()])
+    with pytest.raises(OSError, match="the disk is full"):
+        ran.train()
+    assert [run.status for run in alone.runs] == [RunStatus.FAILED]
+
+
 @pytest.mark.parametrize("restored", [False, True], ids=["as it is", "with callbacks restored"])
 def test_a_training_that_resumes_goes_on_in_its_run(alone: testing.Captured, restored: bool) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2, "restore_callback_states_from_checkpoint": restored}

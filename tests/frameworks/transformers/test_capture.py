@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -145,8 +146,9 @@ def test_a_callback_that_fails(cap: testing.Captured) -> None:
     assert cap.names[0] == "train/loss"
 
 
-def test_a_callback_that_writes_and_takes_away(cap: testing.Captured) -> None:
-    """Another value of the same name and step, in a SummaryWriter of the script's own, is another point."""
+@pytest.mark.parametrize("report_to", ["none", "tensorboard"])
+def test_a_callback_that_writes_and_takes_away(cap: testing.Captured, report_to: str) -> None:
+    """Another value or another step under the same name, in a SummaryWriter of the script's own, is another point."""
 
     class Own(TrainerCallback):
         def __init__(self) -> None:
@@ -156,17 +158,22 @@ def test_a_callback_that_writes_and_takes_away(cap: testing.Captured) -> None:
             if "loss" in logs:
                 self.writer.add_scalar("train/loss", logs["loss"] / 2, state.global_step)
                 self.writer.add_scalar("train/learning_rate", logs["learning_rate"], state.global_step)
+                self.writer.add_scalar("train/grad_norm", logs["grad_norm"], 10 * state.global_step)
                 self.writer.add_scalar("more", 1.0, state.global_step)
             logs.clear()
 
     with tracelet.start_logging():
-        ran = trainer(report_to=["tensorboard"], callbacks=[Own()])
+        ran = trainer(report_to=report_to, callbacks=[Own()])
         ran.train()
-    losses = [logs["loss"] for logs in ran.state.log_history if "loss" in logs]
-    found = [point.value for point in cap.points() if point.name.endswith("train/loss")]
-    assert sorted(found) == sorted([*losses, *(loss / 2 for loss in losses)])
-    assert sum(point.name.endswith("train/learning_rate") for point in cap.points()) == 4
-    assert sum(point.name.endswith("more") for point in cap.points()) == 4
+    logged = [logs for logs in ran.state.log_history if "loss" in logs]
+    own = [("train/loss", logs["loss"] / 2, logs["step"]) for logs in logged]
+    own += [("train/grad_norm", logs["grad_norm"], 10 * logs["step"]) for logs in logged]
+    own += [("more", 1.0, logs["step"]) for logs in logged]
+    bare = re.compile(r"^(own|runs)/|~\w+$")  # without the labels of SummaryWriters, and what keeps names apart
+    found = [(bare.sub("", name), value, step) for name, value, step in arrived(cap)]
+    assert sorted(found) == sorted([*history(ran), *own])
+    if report_to == "none":
+        assert set(history(ran)) <= set(arrived(cap))  # its names are Transformers' own
 
 
 def test_early_stopping_and_the_best_model(cap: testing.Captured) -> None:
@@ -268,6 +275,8 @@ def test_parameters(cap: testing.Captured) -> None:
     assert of_model.items() >= {"model/dim": 8, "model/vocab_size": 32, "model/model_type": "distilbert"}.items()
     assert of_model["model/class"] == "DistilBertForSequenceClassification"
     assert len(cap.params) < 50
+    assert "report_to" not in cap.params
+    assert "model/output_attentions" not in of_model  # any model's configuration has it
     assert not any("id2label" in name or "version" in name for name in of_model)
 
 
@@ -330,14 +339,20 @@ def test_a_search_for_hyperparameters(cap: testing.Captured) -> None:
 
 
 def test_a_search_in_which_each_trial_begins_a_run(alone: testing.Captured) -> None:
-    _searching(["tracelet"])
+    """Also one that is pruned: an exception leaves its training, and is no failure."""
+    _searching(["tracelet"], prune=1)
     assert len({run.id for run in alone.runs}) == 2
     assert [run.status for run in alone.runs] == [RunStatus.FINISHED] * 2
-    assert [len(alone.points("eval/loss", run)) for run in alone.runs] == [2, 2]
+    assert [len(alone.points("eval/loss", run)) for run in alone.runs] == [2, 1]
 
 
-def _searching(report_to: list[str]) -> Trainer:
+def _searching(report_to: list[str], prune: int | None = None) -> Trainer:
+    """Two trials; the one of that number is pruned by its first evaluation."""
     import optuna
+
+    class Pruner(optuna.pruners.BasePruner):
+        def prune(self, study: Any, trial: Any) -> bool:
+            return bool(trial.number == prune)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ran = trainer(
@@ -346,6 +361,7 @@ def _searching(report_to: list[str]) -> Trainer:
     ran.hyperparameter_search(
         backend="optuna",
         n_trials=2,
+        pruner=Pruner(),
         direction="minimize",
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 import tracelet
 from tests.frameworks.transformers.training import arrived, history, model, rows, trainer
@@ -156,6 +156,22 @@ def test_a_search_that_resumes_is_the_same() -> None:
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert whole.state.log_history[3]["loss"] == again.state.log_history[3]["loss"]
+
+
+def test_a_training_after_one_that_was_interrupted_in_a_step() -> None:
+    class Interrupting(TrainerCallback):
+        def on_substep_end(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    how = {"optimizer_cls_and_kwargs": (AdaptiveBFO, search(AdaptiveBFO)), "gradient_accumulation_steps": 2}
+    ran = trainer(PopulationTrainer, callbacks=[Interrupting()], max_steps=1, **how)
+    with pytest.raises(KeyboardInterrupt):
+        ran.train()
+    ran.remove_callback(Interrupting)
+    ran.train()
+    fresh = trainer(PopulationTrainer, max_steps=1, **how)
+    fresh.train()
+    assert searching(ran).best_fitness == searching(fresh).best_fitness
 
 
 def test_what_the_search_tells(cap: testing.Captured, monkeypatch: pytest.MonkeyPatch) -> None:
