@@ -92,10 +92,7 @@ class Training:
         self._trainer = trainer
         self._given: Any = None
         self._put: list[Any] = []
-        self._scope: Scope | None = None
         self._token: Token[Scope | None] | None = None
-        self._waiting: dict[str, Any] = {}
-        self._step = 0
         self._rate_of: int | None = None
 
     def listen(self) -> None:
@@ -105,8 +102,8 @@ class Training:
         self._trainer._callbacks = self._put
 
     def end(self) -> None:
-        """Record what is left, and be gone."""
-        self._flush()
+        """Be gone."""
+        self._leave()
         if self._trainer._callbacks is self._put:
             others = [callback for callback in self._put if not isinstance(callback, _Callback)]
             same = list(map(id, self._given)) == list(map(id, others))  # else a callback has changed the list
@@ -126,22 +123,25 @@ class Training:
 
     def logs(self, state: Any, metrics: Mapping[str, Any], prefix: str) -> None:
         """Values are logged; the callbacks have not had them yet."""
-        self._flush()
+        self._leave()
         with _RECORDING:
             framework = self._framework()
-            if framework is None:
+            if framework is None or (run := framework.experiment) is None:
                 return
-            self._waiting = {f"{prefix}{name}": value for name, value in flat(numbers(metrics))}
-            self._step = int(state.step)
-            self._scope = Scope()
-            self._token = once.enter(self._scope)
-            if self._rate_of != self._step:  # a training's and a validation's values come at one step
-                self._rate_of = self._step
-                self._waiting |= _of_optimizer(state)
+            step = int(state.step)
+            values = {f"{prefix}{name}": value for name, value in flat(numbers(metrics))}
+            if self._rate_of != step:  # a training's and a validation's values come at one step
+                self._rate_of = step
+                values |= _of_optimizer(state)
+            scope = Scope()
+            for name, value in values.items():
+                run.record(name, value, step, None)
+                scope.recorded(name, value, step)
+            self._token = once.enter(scope)  # what a callback's SummaryWriter writes of them is the same
 
     def logged(self) -> None:
         """All callbacks have had it."""
-        self._flush()
+        self._leave()
 
     def epoch_ended(self, state: Any, epoch: int) -> None:
         """An epoch is over."""
@@ -158,19 +158,12 @@ class Training:
             return None
         return framework if self._trainer.distributor.is_main_process or run.plan.rank_label else None
 
-    def _flush(self) -> None:
-        """Record what no SummaryWriter has written of what was logged last."""
-        scope, token, waiting = self._scope, self._token, self._waiting
-        if scope is None:
-            return
-        self._scope, self._token, self._waiting = None, None, {}
-        with _RECORDING:
-            if token is not None:
+    def _leave(self) -> None:
+        """What SummaryWriters write from now on is theirs."""
+        token, self._token = self._token, None
+        if token is not None:
+            with _RECORDING:
                 once.leave(token)
-            if (framework := self._framework()) is not None and (run := framework.experiment) is not None:
-                for name, value in waiting.items():
-                    if name not in scope.covered:
-                        run.record(name, value, self._step, None)
 
 
 def _of_optimizer(state: Any) -> dict[str, float]:
