@@ -103,6 +103,7 @@ def test_a_server_that_is_down_and_then_up(
         files.write(records(desk)[:-1], cut=3)
         desk.delivery.wake("r3")
         files.write([END])
+        desk.delivery.wake("r3")
         desk.until_settled("r3", seconds=150.0)
         assert desk.live("r3").state == "ok"
         (uri,) = {uri for name, uri in behind.experiments().items() if name == "a project"}
