@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from formed.integrations.mlflow.workflow import MlflowWorkflowOrganizer
+from formed.integrations.mlflow.workflow import MlflowWorkflowCache, MlflowWorkflowOrganizer
 from formed.workflow import DefaultWorkflowExecutor, WorkflowGraph
 from formed.workflow import step as workflow_step
 
@@ -131,6 +131,9 @@ def test_mlflow_callback(folder: Path, monkeypatch: pytest.MonkeyPatch, home: Pa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     mlflow.set_tracking_uri(store.uri)
     mlflow.set_experiment("formed")
+    monkeypatch.setattr(
+        MlflowWorkflowCache, "_DEFAULT_DIRECTORY", folder / "cache"
+    )  # formed's own: where it was imported
     file = folder / "workflow.json"
     file.write_text(json.dumps({"steps": {"trains": {"type": "document_004_trains"}}}))
     with capture() as cap, tracelet.start_logging("workflow"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from formed.integrations.mlflow.workflow import MlflowWorkflowOrganizer
+from formed.integrations.mlflow.workflow import MlflowWorkflowCache, MlflowWorkflowOrganizer
 from formed.workflow import DefaultWorkflowExecutor, WorkflowGraph
 
 import tracelet
@@ -37,6 +37,8 @@ def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     config = steps()
     config["trained"]["trainer"]["callbacks"].append({"type": "mlflow"})
     monkeypatch.chdir(folder)
+    # formed's own is where the tests were started.
+    monkeypatch.setattr(MlflowWorkflowCache, "_DEFAULT_DIRECTORY", folder / "cache")
     file = folder / "config.json"
     file.write_text(json.dumps({"steps": config}))
     organizer = MlflowWorkflowOrganizer(experiment_name="formed", log_execution_metrics=True)
