@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,15 +18,11 @@ import pytest
 from tests.delivery.test_media import END, check, records
 from tests.support.delivering import Desk, Writer, run_spec
 from tests.support.mlflow_store import MlflowStore
+from tests.support.ports import free_port
 from tests.support.processes import wait_gone
 from tracelet.core.metrics import Metric, Params, RunEnd, RunStatus, Tags
 
 T0 = 1_700_000_000.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.seeds.blocks import blocks as document
 from tests.support.pages import blocks
+from tests.support.ports import free_port
 from tests.support.spine import Spine
 
 TRACELET = Path(sys.executable).with_name("tracelet")
@@ -37,8 +37,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", sorted({example.page for example in EXAMPLES}))
 def test_examples_run_and_their_points_arrive(page: str, spine: Spine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]  # for the ranks of a distributed example; the default may be in use
+    port = free_port()  # for the ranks of a distributed example; the default may be in use
     environment = {**os.environ, **spine.environment, "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
 
     def passes(example: object, *command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from tests.seeds.blocks import HERE, block, check_blocks, check_tests, execute, 
 from tests.seeds.histories import Points, arrived, as_float32, in_mlflow
 from tests.support.commands import TRACELET
 from tests.support.pages import ROOT, examples
+from tests.support.ports import free_port
 from tests.support.spine import Spine
 from tests.support.wandb_file import history, records
 from tracelet.testing import Captured, capture
@@ -191,8 +191,7 @@ def test_data_parallel(cap: Captured) -> None:
 
 def test_distributed(folder: Path, shared_spine: Spine) -> None:
     """Each rank searches, with the same numbers: those of the second carry its rank."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     execute(
         block(5, FOLDER),
         folder,
@@ -214,8 +213,7 @@ def test_distributed(folder: Path, shared_spine: Spine) -> None:
 
 
 def test_the_page_shares_a_population(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     (folder / "train.py").write_text("import torch._dynamo  # see tests/seeds/gloo.py\n" + EXAMPLES["Distributed"])
     ranks = [

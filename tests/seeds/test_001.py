@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from torch import nn
 import tracelet
 from tests.seeds.blocks import HERE, block, check_blocks, check_tests, run_inside
 from tests.seeds.histories import Points, arrived
+from tests.support.ports import free_port
 from tracelet.settings import TraceletSettings
 from tracelet.testing import Captured, capture
 
@@ -441,8 +441,7 @@ dist.barrier()
 dist.destroy_process_group()
 """
     (folder / "train.py").write_text(script)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     root = str(HERE.parents[1])
     ranks = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.seeds.blocks import FOLDER, Ran, check_blocks, check_tests, run
+from tests.support.ports import free_port
 from tests.support.spine import Spine
 
 pytestmark = pytest.mark.timeout(400)
@@ -193,8 +193,7 @@ with open("runs.json", "w") as file:
 
 
 def test_distributed(spine: Spine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     ran = run(7, spine, environment={"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"})
     assert the_run(ran) == ("distributed_training", "multi_gpu", "FINISHED")
     assert ran.counts() == {"train_loss": 100}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,6 +23,7 @@ from tests.seeds.histories import Points, arrived
 from tests.seeds.reviews import train
 from tests.support import commands
 from tests.support.mlflow_store import MlflowStore
+from tests.support.ports import free_port
 from tests.support.spine import Spine
 from tracelet.testing import Captured, capture
 
@@ -170,8 +170,7 @@ def test_custom_callback(cap: Captured, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("number", [13, 15])
 def test_distributors(number: int, cap: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process; what two do has tests with formed's other distributors."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
     distributor = run_inside(block(number, FOLDER))["distributor"]
