@@ -5,6 +5,8 @@ Begun as `ray_script.py <the documentation's example>` in a folder of its own.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -87,13 +89,14 @@ class Climbing(tune.Trainable):  # type: ignore[misc]
 
 
 @ray.remote
-def without_tracelet(pickled: bytes) -> list[float]:
-    """The results of a trainable in a worker that has no tracelet."""
+def without_tracelet(pickled: bytes) -> tuple[list[float], str]:
+    """The results of a trainable in a worker that has no tracelet, and what is said there: Ray may not forward it in time."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "tracelet"]:
         del sys.modules[name]
     sys.modules["tracelet"] = None  # type: ignore[assignment]
     trainable = ray.cloudpickle.loads(pickled)(config={"x": 2.0})
-    return [trainable.train()["y"] for _ in range(2)]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return [trainable.train()["y"] for _ in range(2)], said.getvalue()
 
 
 def has(folder: str) -> dict[str, list[dict[str, Any]]]:
@@ -148,7 +151,8 @@ def main() -> None:
     outer = get_active_experiment()
     assert outer is not None
     pickled = ray.cloudpickle.dumps(ray_carried.of(Impatient(), Climbing, outer))
-    assert ray.get(without_tracelet.remote(pickled)) == [0.0, 2.0]
+    results, said["without"] = ray.get(without_tracelet.remote(pickled))
+    assert results == [0.0, 2.0]
     Path("said.json").write_text(json.dumps(said))
     ray.shutdown()
 
