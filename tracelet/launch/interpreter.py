@@ -29,7 +29,7 @@ if found["tracelet"] and sys.argv[1] == "plugins":
     try:
         from tracelet.frameworks.table import plugin_modules
         plugins = plugin_modules()
-    except Exception:
+    except Exception:  # the process that records says what is wrong; its own modules are listened to all the same
         pass
 print(json.dumps({
     "version": "%d.%d" % sys.version_info[:2],

@@ -7,7 +7,8 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from tracelet import lifetime, testing
+from tests.support.capturing import capture_alone
+from tracelet import testing
 from tracelet.frameworks.accelerate import AccelerateFramework
 
 
@@ -32,8 +33,5 @@ def cap() -> Iterator[testing.Captured]:
 @pytest.fixture
 def alone() -> Iterator[testing.Captured]:
     """A capture that has no run of its own."""
-    with testing.capture() as captured:
-        assert captured._captor is not None
-        assert captured._captor.stand_in is not None
-        lifetime.deactivate(captured._captor.stand_in)
+    with capture_alone() as captured:
         yield captured

@@ -12,7 +12,8 @@ import torch
 from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
-from tracelet import lifetime, testing
+from tests.support.capturing import capture_alone
+from tracelet import testing
 from tracelet.frameworks import table
 from tracelet.frameworks.transformers import TransformersFramework
 
@@ -50,8 +51,5 @@ def cap() -> Iterator[testing.Captured]:
 @pytest.fixture
 def alone() -> Iterator[testing.Captured]:
     """A capture that has no run of its own."""
-    with testing.capture() as captured:
-        assert captured._captor is not None
-        assert captured._captor.stand_in is not None
-        lifetime.deactivate(captured._captor.stand_in)
+    with capture_alone() as captured:
         yield captured

@@ -9,7 +9,8 @@ from formed.integrations.torch import TorchTrainer
 from formed.workflow import AsyncWorkflowExecutor, DefaultWorkflowExecutor
 from formed.workflow.cache import FilesystemWorkflowCache, MemoryWorkflowCache
 
-from tracelet import lifetime, testing
+from tests.support.capturing import capture_alone
+from tracelet import testing
 from tracelet.nested.formed import FormedFramework
 
 CLASSES = (
@@ -48,8 +49,5 @@ def cap() -> Iterator[testing.Captured]:
 @pytest.fixture
 def alone() -> Iterator[testing.Captured]:
     """A capture that has no run of its own."""
-    with testing.capture() as captured:
-        assert captured._captor is not None
-        assert captured._captor.stand_in is not None
-        lifetime.deactivate(captured._captor.stand_in)
+    with capture_alone() as captured:
         yield captured
